@@ -3,15 +3,15 @@
     with staged_folder(target, force=force, sources=[source]) as folder:     # or staged_file
         ...                                                                  # write into `folder`, a hidden sibling
 
-On success the sibling becomes the target in one rename. On any exception (Ctrl-C and SystemExit included) it is removed,
-as are the parent folders made for it, so a target is there whole or not at all. What a killed process leaves behind is a
-hidden sibling named `.danqing-...`; the next run in that folder removes it. A run holds a lock on its sibling, so two runs
-never clean up after each other.
+On success the sibling becomes the target in one rename. On any exception (Ctrl-C and SystemExit included) it is
+removed, as are the parent folders made for it: a target is there whole or not at all. What a killed process leaves
+behind is a hidden sibling named `.danqing-...`; the next run in that folder removes it. A run holds a lock on its
+sibling, so two runs never clean up after each other.
 
 Replacing (`force=True`) never has a moment without a whole copy on the disk: the new one is flushed, the old one moves
-aside, the new one takes its name, the old one is removed. A crash between the two renames leaves the old one aside, and
-the next run for that target puts it back. Without anything to replace nothing is flushed: a power cut costs then no more
-than the new output, and the digests in danqing.json tell.
+aside, the new one takes its name, the old one is removed. A crash between the two renames leaves the old one aside,
+and the next run for that target puts it back. Without anything to replace nothing is flushed: a power cut then costs
+no more than the new output, and the digests in danqing.json tell.
 """
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def staged_folder(target: str | os.PathLike[str], force: bool = False,
                   sources: Iterable[str | os.PathLike[str]] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `target` that becomes `target` when the block ends without an exception.
 
-    force: replace an existing folder. Refused where it is, or holds, one of `sources`, the working directory or the home
-    directory. Raises RequestError: the target exists, is no folder, cannot be written, or the disk is full.
+    force: replace an existing folder. Refused where it is, or holds, one of `sources`, the working directory or the
+    home directory. Raises RequestError: the target exists, is no folder, cannot be written, or the disk is full.
     """
     with _staged(Path(target), force, tuple(map(Path, sources)), folder=True) as staging:
         yield staging
@@ -90,17 +90,18 @@ def _refuse_target(target: Path, force: bool, sources: tuple[Path, ...], folder:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        raise RequestError(f"{target} is a symbolic link to {os.readlink(target)}: name the place itself, or remove the link.",
-                           path=target)
+        raise RequestError(f"{target} is a symbolic link to {os.readlink(target)}: name the place itself, or remove "
+                           "the link.", path=target)
     if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
         raise RequestError(f"{target} exists and is no {wanted}: choose another place for the output.", path=target)
     if not force:
-        raise RequestError(f"{target} exists: choose another place, or replace it with --force (force=True).", path=target)
+        raise RequestError(f"{target} exists: choose another place, or replace it with --force (force=True).",
+                           path=target)
     for kept, what in [*((source, "the source") for source in sources), (Path.cwd(), "the working directory"),
                        (Path(os.path.expanduser("~")), "the home directory")]:
         if _is_or_holds(target, kept):
-            raise RequestError(f"{target} cannot be replaced: {what} {kept} lies there. Choose another place for the output.",
-                               path=target)
+            raise RequestError(f"{target} cannot be replaced, since {what} {kept} lies there: choose another place for "
+                               "the output.", path=target)
 
 
 def _is_or_holds(target: Path, kept: Path) -> bool:
@@ -133,7 +134,7 @@ def _create(target: Path, folder: bool) -> tuple[Path, int | None]:
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock on `path`; None where another run holds it, or it is gone. OSError: no locks here."""
+    """A descriptor that holds the lock on `path`; None where another run holds it or it is gone; OSError: no locks."""
     if sys.platform == "win32":
         raise OSError(errno.ENOTSUP, "folders cannot be locked")
     import fcntl
@@ -190,7 +191,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _aside_prefix(target: Path) -> str:
-    """Which target an old folder belongs to, in a name of fixed length: the target's own may fill the whole 255 bytes."""
+    """Which target an old folder belongs to, in a name of fixed length: the target's own may fill all 255 bytes."""
     return f"{_ASIDE}{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}-"
 
 
@@ -284,7 +285,8 @@ def _sentences(target: Path) -> Iterator[None]:
         fact = _FACTS.get(error.errno or 0)
         if fact is None:
             raise
-        raise RequestError(f"{target} was not written: {_place(error, target)}{fact}.", path=target, errno=error.errno) from error
+        raise RequestError(f"{target} was not written: {_place(error, target)}{fact}.", path=target,
+                           errno=error.errno) from error
 
 
 def _place(error: OSError, target: Path) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from danqing_pack import staging
 from danqing_pack.errors import DanqingError
 from danqing_pack.staging import staged_file, staged_folder
@@ -138,7 +137,8 @@ def test_a_failed_replacement_keeps_the_old_one(tmp_path: Path, write, monkeypat
     assert content_of(tmp_path / "out") == "old" and hidden(tmp_path) == []
 
 
-@pytest.mark.parametrize(("number", "fact"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EDQUOT, "quota")])
+@pytest.mark.parametrize(("number", "fact"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"),
+                                              (errno.EDQUOT, "quota")])
 def test_what_the_disk_refuses_is_a_sentence(tmp_path: Path, number: int, fact: str) -> None:
     with pytest.raises(DanqingError, match=fact) as caught, staged_folder(tmp_path / "out") as folder:
         raise OSError(number, os.strerror(number), str(folder / "file"))
@@ -199,7 +199,7 @@ def test_a_signal_leaves_nothing(tmp_path: Path, child: subprocess.Popen[str], n
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_run_leaves_no_target_and_the_next_run_removes_its_leftover(tmp_path: Path, child: subprocess.Popen[str]) -> None:
+def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path, child: subprocess.Popen[str]) -> None:
     write_folder(tmp_path / "out", "another run beside a living one")
     assert len(hidden(tmp_path)) == 1, "the living run's folder must stay"
     child.kill()
@@ -230,7 +230,8 @@ def test_a_leftover_old_folder_goes_once_the_target_is_there(tmp_path: Path) -> 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     """A real one where this process may mount, else a limit on the file size, which fails the same way."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode == 0
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
     script = ("import resource, signal, sys\n"
               "from danqing_pack.errors import DanqingError\n"
               "from danqing_pack.staging import staged_folder\n"
