@@ -1,0 +1,15 @@
+"""The pipelines of the families that no stock pipeline runs: one line for each class that a ``_class_name`` may name."""
+
+from importlib import import_module
+from typing import Any
+
+CLASSES = {
+    "PainterPipeline": "danqing.pipelines.painter",
+}
+"""Name -> the module that defines it. A class is fetched when it is asked for: importing this imports nothing heavy."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(CLASSES[name]), name)
