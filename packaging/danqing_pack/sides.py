@@ -27,6 +27,8 @@ class Legacy:
     """The key that wraps the state dict in the file, such as ``state_dict``; empty for a flat one."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The content of ``danqing.json``, where the folder has one."""
+    left: tuple[str, ...] = ()
+    """Files of the folder that no conversion carries over."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,17 @@ class Modern:
 
     class_name: str
     components: Mapping[str, Component]
+    attachments: Mapping[str, Component] = field(default_factory=dict)
+    """Folders with weights that ``model_index.json`` does not name, such as an upscaler."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Entries of ``model_index.json`` that are no component, such as ``requires_safety_checker``."""
     files: Mapping[str, Blob] = field(default_factory=dict)
     unused: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that have no modern home; they lie in ``legacy/unused.safetensors`` and go back from there."""
+    remade: Mapping[str, str] | None = None
+    """Legacy buffers that are computed again on the way back, and their dtypes; None where nothing is known."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
 
 
 def content(blob: Blob) -> bytes:

@@ -1,0 +1,155 @@
+"""From a path to what lies there: layout, family, dimensions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .errors import FormatError, listing
+from .families import FAMILIES
+from .family import Family, Form, Options, dimensions_json
+from .layouts import LAYOUTS, Layout
+from .sides import Legacy
+from .tensors import Tensor
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that lies open: a folder, its layout, its neutral form and its family."""
+
+    folder: Path
+    layout: Layout
+    form: Form
+    family: Family
+
+
+@dataclass(frozen=True)
+class Found:
+    """What ``detect`` says of a path. Sizes in parameters and bytes; ``dtypes`` counts tensors."""
+
+    path: Path
+    layout: str
+    """The layout of the path itself: ``eas`` for a bundle."""
+    flavor: str
+    """The layout of the folder: that of ``path``, or the one inside the bundle."""
+    family: str
+    dimensions: Any
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]
+    left: tuple[str, ...] = field(default=())
+
+    def describe(self) -> str:
+        """One line: family, layout, size, dimensions."""
+        layout = f"eas bundle of {_an(self.flavor)} folder" if self.layout == "eas" else f"{self.layout} layout"
+        return (f"{self.family}, {layout}, {_count(self.parameters)} parameters, {self.dimensions.describe()}, "
+                f"{'/'.join(sorted(self.dtypes))}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, for ``--json``; without the path."""
+        return {
+            "family": self.family, "layout": self.layout, "flavor": self.flavor, "parameters": self.parameters,
+            "bytes": self.bytes, "dtypes": self.dtypes, "dimensions": dimensions_json(self.dimensions),
+            "not_carried": list(self.left),
+        }
+
+
+def detect(path: str | Path, text_length: int | None = None) -> Found:
+    """Say what lies at ``path``: a checkpoint folder of any layout, or a bundle.
+
+    Reads names, dtypes, shapes and small files only; a bundle is unpacked to a temporary folder for it.
+
+    Raises:
+        FormatError: nothing is there, no layout or family fits, several fit, or a file is damaged.
+        UnsafeError: a pickle or an archive asks for more than data.
+    """
+    path = Path(path)
+    options = Options(text_length=text_length)
+    with opened(path) as found:
+        tensors = list(_tensors(found.form))
+        return Found(
+            path=path, layout=found.layout.name if path.is_dir() else "eas", flavor=found.layout.name,
+            family=found.family.name, dimensions=found.family.dimensions(found.form, options),
+            parameters=sum(prod(tensor.shape) for tensor in tensors), bytes=sum(tensor.nbytes for tensor in tensors),
+            dtypes=dict(sorted(Counter(tensor.dtype.name for tensor in tensors).items())), left=found.form.left,
+        )
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Opened]:
+    """A checkpoint lying open for as long as the block lasts; a bundle is unpacked beside the temporary files."""
+    path = Path(path)
+    if path.is_dir():
+        yield open_folder(path)
+        return
+    if not path.exists():
+        raise FormatError(f"There is nothing at {path}; check the name.", path=path)
+    from .eas import unpack
+
+    with tempfile.TemporaryDirectory(prefix="danqing-") as scratch:
+        folder = Path(scratch) / "model"
+        unpack(path, folder)
+        yield open_folder(folder)
+
+
+def open_folder(path: Path) -> Opened:
+    """Find layout and family of a folder and open it."""
+    layout = find_layout(path)
+    form = layout.open(path)
+    return Opened(path, layout, form, find_family(form, path))
+
+
+def find_layout(path: Path) -> Layout:
+    """The one layout whose marks a folder carries."""
+    fitting = [layout for layout in LAYOUTS if layout.matches(path)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise FormatError(f"{path} carries the marks of several layouts: {listing([each.name for each in fitting])}; keep "
+                          "one checkpoint per folder.", path=path)
+    here = sorted(each.name for each in path.iterdir()) or ["nothing"]
+    raise FormatError(
+        f"{path} is no checkpoint that Danqing knows: it holds {listing(here, 6)}, and a checkpoint shows "
+        f"{' or '.join(layout.marks for layout in LAYOUTS)}; name the folder that holds these files.", path=path)
+
+
+def find_family(form: Form, path: Path) -> Family:
+    """The one family whose signature a form shows."""
+    fitting = [family for family in FAMILIES if family.signature.matches(form)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise FormatError(f"{path} shows the marks of several families: {listing([each.name for each in fitting])}; keep "
+                          "one checkpoint per folder.", path=path)
+    if isinstance(form, Legacy):
+        shown = f"tensors such as {listing(sorted(form.tensors), 3)}"
+    else:
+        shown = f"{form.class_name or 'no class'} of {listing(sorted(form.components), 8) or 'no components'}"
+    raise FormatError(f"{path} belongs to no family that Danqing knows: it holds {shown}; `danqing families` lists those "
+                      "it knows.", path=path)
+
+
+def _tensors(form: Form) -> Iterator[Tensor]:
+    if isinstance(form, Legacy):
+        yield from form.tensors.values()
+        return
+    for part in (form.components | form.attachments).values():
+        yield from part.tensors.values()
+
+
+def _count(number: int) -> str:
+    """A number of parameters as people say it."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _an(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

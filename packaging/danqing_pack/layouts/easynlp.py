@@ -1,0 +1,77 @@
+"""The EasyNLP folder: ``config.json``, ``pytorch_model.bin``, ``vocab.txt`` and what the trainer left beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import pickles
+from ..errors import FormatError, listing
+from ..sides import Blob, Legacy
+from ..tensors import Tensor
+from .layout import Layout, Progress, as_json, read_json, relative_files, write_blob
+
+WEIGHTS = "pytorch_model.bin"
+WRAPPER = "state_dict"
+CARRIED = ("config.json", "vocab.txt", "train_config.json", "label_mapping.json", "RRDB_ESRGAN_x4.pth")
+FOLDERS = ("clip-vit-large-patch14",)
+"""Folders that the app StableDiffusion keeps beside its weights."""
+OWN = ("danqing.json", "configuration.json")
+"""Files that are made anew with every folder."""
+
+
+def matches(path: Path) -> bool:
+    """A folder with weights under EasyNLP's name and no diffusers index."""
+    return (path / WEIGHTS).is_file() and not (path / "model_index.json").exists()
+
+
+def files(path: Path) -> tuple[str, ...]:
+    """The files that belong to the checkpoint."""
+    return tuple(name for name in relative_files(path) if name == WEIGHTS or _carried(name) or name in OWN)
+
+
+def _carried(name: str) -> bool:
+    return name in CARRIED or name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
+
+
+def open_folder(path: Path) -> Legacy:
+    """Read names, dtypes and shapes; no tensor data is touched.
+
+    Raises:
+        FormatError: config.json is missing or damaged, or the weights file holds no flat state dict.
+    """
+    if not (path / "config.json").is_file():
+        raise FormatError(f"{path} has weights but no config.json; copy it from the checkpoint's source.", path=path)
+    config = read_json(path / "config.json")
+    tensors, wrapper = _state(pickles.load(path / WEIGHTS), path / WEIGHTS)
+    names = tuple(relative_files(path))
+    blobs: dict[str, Blob] = {name: path / name for name in names if _carried(name)}
+    manifest = read_json(path / "danqing.json") if (path / "danqing.json").is_file() else {}
+    left = tuple(name for name in names if name not in blobs and name != WEIGHTS and name not in OWN)
+    return Legacy(config, tensors, blobs, wrapper, manifest, left)
+
+
+def _state(tree: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The flat state dict of a file, with the key it was wrapped in. Lightning's other keys are not weights."""
+    wrapper = WRAPPER if isinstance(tree, Mapping) and isinstance(tree.get(WRAPPER), Mapping) else ""
+    state = tree[wrapper] if wrapper else tree
+    if not isinstance(state, Mapping) or not state:
+        raise FormatError(f"{path.name} in {path.parent} holds no state dict; it is no checkpoint of EasyNLP.", path=path)
+    foreign = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
+    if foreign:
+        raise FormatError(f"{path.name} in {path.parent} holds entries that are no tensors: {listing(foreign)}; save its "
+                          "state dict alone.", path=path, keys=foreign)
+    return {str(name): value for name, value in state.items()}, wrapper
+
+
+def write_folder(form: Legacy, folder: Path, progress: Progress | None = None) -> dict[str, str]:
+    """Lay a legacy form down in an existing folder; sha256 by relative name. Tensors are written flat, in sorted order."""
+    digests = {name: write_blob(folder, name, blob) for name, blob in sorted(form.files.items())}
+    if "config.json" not in form.files:
+        digests["config.json"] = write_blob(folder, "config.json", as_json(form.config))
+    digests[WEIGHTS] = pickles.dump(folder / WEIGHTS, dict(sorted(form.tensors.items())), progress=progress)
+    return digests
+
+
+EASYNLP = Layout("easynlp", Legacy, f"{WEIGHTS} beside config.json", matches, open_folder, files, write_folder)

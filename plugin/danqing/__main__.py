@@ -1,0 +1,7 @@
+"""``python -m danqing``."""
+
+import sys
+
+from danqing.cli import main
+
+sys.exit(main())

@@ -1,0 +1,24 @@
+"""Make a bundle for PAI-EAS: a flat tar.gz, the same bytes every time."""
+
+from __future__ import annotations
+
+import argparse
+
+from danqing.progress import byte_progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``danqing pack``."""
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint folder of any layout")
+    parser.add_argument("bundle", metavar="BUNDLE", help="the file to write, such as model.tar.gz")
+    parser.add_argument("--flavor", choices=("easynlp", "diffusers"), help="layout inside (default: that of MODEL)")
+    parser.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Pack, and say in one line what was written."""
+    from danqing_pack.eas import pack
+
+    with byte_progress("packing") as progress:
+        done = pack(args.model, args.bundle, flavor=args.flavor, force=args.force, progress=progress)
+    print(done.describe())

@@ -1,0 +1,55 @@
+"""From what a user calls a model to a path on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from danqing_pack.errors import FormatError, HubError
+from danqing_pack.hubs import HUBS, snapshot
+
+CACHES = ("modelzoo", "appzoo")
+"""Folders below EasyNLP's cache root."""
+OWNER = "alibaba-pai"
+"""Whose models a bare name means."""
+
+
+def find_model(name: str | Path, revision: str | None = None) -> Path:
+    """A path that holds the model called ``name``.
+
+    A path that exists is taken as it is. ``hf:org/name`` and ``ms:org/name`` are fetched from that hub. Any other name
+    is looked for in EasyNLP's cache (``~/.easynlp``, moved by ``EASYNLP_CACHE_ROOT``), then on the Hugging Face hub,
+    below ``alibaba-pai`` where it has no owner.
+
+    Raises:
+        FormatError: it is nowhere; the sentence lists the places.
+        HubError: a hub that was named cannot deliver it.
+    """
+    text = str(name)
+    hub, _, repository = text.partition(":")
+    if hub in HUBS and repository:
+        return snapshot(hub, repository, revision)
+    path = Path(text).expanduser()
+    if path.exists():
+        return path
+    if text.startswith(("/", ".", "~")) or len(path.parts) > 2:
+        raise FormatError(f"There is nothing at {text}; check the path.", path=path)
+    return _by_name(text, revision)
+
+
+def _by_name(name: str, revision: str | None) -> Path:
+    tried = [f"the path {name}"]
+    root = Path(os.environ.get("EASYNLP_CACHE_ROOT") or Path.home() / ".easynlp")
+    last = name.rpartition("/")[2]
+    for cache in (root / each for each in CACHES):
+        tried.append(str(cache / last))
+        for found in (cache / last, *sorted(cache.glob(f"*/{last}"))):
+            if found.is_dir():
+                return found
+    repository = name if "/" in name else f"{OWNER}/{name}"
+    try:
+        return snapshot("hf", repository, revision)
+    except HubError as error:
+        tried.append(f"hf:{repository} ({str(error).rstrip('.')})")
+    raise FormatError(f"There is no model {name}: tried {', '.join(tried)}; name a folder, a bundle, or a hub's "
+                      "repository as hf:org/name or ms:org/name.", tried=tried)
