@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -18,6 +19,7 @@ from .tables import ROW_LIMIT, Line
 
 METADATA = "metadata.jsonl"
 FILE_NAME = "file_name"
+_SEPARATOR = re.compile(r"[/\\:\0]")
 
 
 class ImageFolder:
@@ -68,7 +70,8 @@ class ImageFolder:
         """The image file of a record."""
         name = str(record[FILE_NAME])
         try:
-            return (self.path / name).read_bytes()
+            with open(os.path.join(self.path, name), "rb", buffering=0) as file:
+                return file.readall()
         except OSError as error:
             raise self.problem(line, unreadable(name, error)) from None
 
@@ -80,6 +83,8 @@ class ImageFolder:
 
 def stays_inside(name: str) -> bool:
     """Whether a relative name, in the spelling of any system, stays below its folder."""
+    if not _SEPARATOR.search(name):
+        return name not in ("", ".", "..")
     path = PureWindowsPath(name)        # it splits at both separators and knows drives
     return bool(path.parts) and not path.anchor and ".." not in path.parts and "\0" not in name
 
