@@ -1,0 +1,1 @@
+"""Samplers that no library has."""

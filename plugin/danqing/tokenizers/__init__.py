@@ -1,0 +1,1 @@
+"""Tokenizers that no library has."""
