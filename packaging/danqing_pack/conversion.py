@@ -18,7 +18,8 @@ from .layouts import LAYOUTS, Layout
 from .layouts.layout import Progress, as_json
 from .sides import Legacy, Modern
 from .staging import staged_folder
-from .tensors import DTYPES, Tensor, sha256_of
+from .dtypes import DTYPES, is_floating
+from .tensors import Tensor, sha256_of
 
 UNUSED_NOTE = "Left out what has no modern home (--drop-unused): the way back is partial."
 
@@ -110,7 +111,7 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _cast(form: Form, dtype: np.dtype[Any]) -> Form:
     def cast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: each.cast(dtype) if each.floating else each for name, each in tensors.items()}
+        return {name: each.cast(dtype) if is_floating(each.dtype) else each for name, each in tensors.items()}
 
     if isinstance(form, Legacy):
         return replace(form, tensors=cast(form.tensors))

@@ -360,7 +360,7 @@ def to_legacy(form: Form, options: Options) -> Legacy:
     dtype = tensors["transformer.tok_emb.weight"].dtype.name
     everywhere = {f"transformer.blocks.{i}.attn.mask": dtype for i in range(size.layers)}
     for name, kind in (everywhere if form.remade is None else form.remade).items():
-        tensors[name] = Tensor.of(causal_mask(size)).cast(dtype_named(kind))
+        tensors[name] = Tensor.of(causal_mask(size)).cast(np.dtype(kind))
     tensors |= form.unused
     kept = {name.removeprefix("legacy/"): blob for name, blob in form.files.items() if name.startswith("legacy/")}
     vocabulary = form.components["tokenizer"].files.get("vocab.txt")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import pickles
+from .. import manifests, pickles
 from ..errors import FormatError, listing
 from ..sides import Blob, Component, Modern
 from ..tensors import Tensor, open_safetensors, write_safetensors
@@ -54,7 +54,7 @@ def open_folder(path: Path) -> Modern:
         if each.is_dir() and each.name not in entries and each.name != "legacy" and (each / "config.json").is_file()
     }
     unused = open_safetensors(path / UNUSED) if (path / UNUSED).is_file() else {}
-    manifest = read_json(path / "danqing.json") if (path / "danqing.json").is_file() else {}
+    manifest = manifests.read(path)
     blobs: dict[str, Blob] = {
         name: path / name for name in relative_files(path)
         if name == "config.json" or name.startswith("legacy/") and name != UNUSED}

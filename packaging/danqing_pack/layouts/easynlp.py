@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import pickles
+from .. import manifests, pickles
 from ..errors import FormatError, listing
 from ..sides import Blob, Legacy
 from ..tensors import Tensor
@@ -47,7 +47,7 @@ def open_folder(path: Path) -> Legacy:
     tensors, wrapper = _state(pickles.load(path / WEIGHTS), path / WEIGHTS)
     names = tuple(relative_files(path))
     blobs: dict[str, Blob] = {name: path / name for name in names if _carried(name)}
-    manifest = read_json(path / "danqing.json") if (path / "danqing.json").is_file() else {}
+    manifest = manifests.read(path)
     left = tuple(name for name in names if name not in blobs and name != WEIGHTS and name not in OWN)
     return Legacy(config, tensors, blobs, wrapper, manifest, left)
 

@@ -1,0 +1,124 @@
+"""The command line as a user meets it: one line of output, one sentence of error, the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from danqing import cli
+
+VERBS = sorted(cli.VERBS)
+
+
+def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "danqing", *map(str, words)], capture_output=True, text=True, check=False,
+        env={**os.environ, **environment})
+
+
+def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "danqing", "--help"], capture_output=True, text=True, check=True)
+    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "numpy", "diffusers", "transformers", "modelscope", "danqing_pack.conversion"} & imported
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"danqing {verb}" in capsys.readouterr().out
+
+
+def test_the_version_is_the_distributions() -> None:
+    from importlib.metadata import version
+
+    assert run("--version").stdout == f"danqing {version('danqing')}\n"
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["convert"], ["detect", "a", "--nonsense"], ["detect", "a", "--js"]])
+def test_wrong_usage_ends_with_2(words: list[str]) -> None:
+    assert run(*words).returncode == 2
+
+
+def test_detect_says_what_lies_there(painter_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["detect", str(painter_checkpoint)]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("painter, easynlp layout, ") and "32 text + 256 image tokens" in line
+    assert cli.main(["detect", str(painter_checkpoint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dimensions"]["n_unmasked"] == 0
+
+
+def test_the_way_of_the_readme(painter_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    modern, back, bundle, again = (str(tmp_path / name) for name in ("modern", "back", "model.tar.gz", "again"))
+    for words in (
+        ["convert", str(painter_checkpoint), modern, "--to", "diffusers"],
+        ["check", modern],
+        ["convert", modern, back, "--to", "easynlp"],
+        ["check", back],
+        ["pack", modern, bundle],
+        ["check", bundle],
+        ["unpack", bundle, again],
+        ["check", again],
+        ["detect", bundle],
+    ):
+        assert cli.main(words) == 0, capsys.readouterr()
+    assert "Wrote" in capsys.readouterr().out
+
+
+def test_a_problem_is_one_sentence_on_stderr_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["detect", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and captured.err.startswith("danqing: ")
+
+
+def test_check_lists_every_problem_at_once(painter_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (painter_copy / "vocab.txt").unlink()
+    (painter_copy / "configuration.json").write_text('{"plugins": ["x"], "allow_remote": true}')
+    assert cli.main(["check", str(painter_copy)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    for word in ("vocab.txt", "plugins", "allow_remote", "no framework", "no task", "no pipeline"):
+        assert any(word in line for line in lines), (word, lines)
+
+
+def test_a_vocabulary_of_another_checkpoint_is_a_problem(painter_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (painter_copy / "vocab.txt").open("a") as file:
+        file.write("\n".join(map(str, range(100_000, 101_000))))
+    assert cli.main(["check", str(painter_copy)]) == 1
+    assert "another checkpoint" in capsys.readouterr().out
+
+
+def test_init_makes_a_folder_ready_once(painter_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["init", str(painter_copy)]) == 0
+    assert json.loads((painter_copy / "configuration.json").read_bytes())["pipeline"] == {"type": "danqing"}
+    assert cli.main(["init", str(painter_copy)]) == 1
+    assert cli.main(["init", str(painter_copy), "--force", "--task", "text2image_generation"]) == 0
+    assert json.loads((painter_copy / "configuration.json").read_bytes())["task"] == "text2image_generation"
+    assert cli.main(["check", str(painter_copy)]) == 0
+
+
+def test_init_of_a_converted_folder_keeps_it_whole(painter_checkpoint: Path, tmp_path: Path) -> None:
+    modern, back = str(tmp_path / "modern"), str(tmp_path / "back")
+    cli.main(["convert", str(painter_checkpoint), modern, "--to", "diffusers"])
+    cli.main(["convert", modern, back, "--to", "easynlp"])
+    assert cli.main(["init", back]) == 0
+    assert cli.main(["check", back]) == 0
+
+
+def test_families_names_layouts_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["families"]) == 0
+    out = capsys.readouterr().out
+    assert "painter" in out and "easynlp, diffusers" in out and "text2image_generation" in out
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(painter_checkpoint: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m danqing detect {painter_checkpoint} --json | true", shell=True, capture_output=True, text=True,
+        check=False)
+    assert "Traceback" not in done.stderr
