@@ -106,18 +106,20 @@ class Table:
 
     def cells(self, line: Line) -> list[bytes]:
         """The cells that the schema names."""
-        content = line.raw.rstrip(b"\r\n")
-        cells, start = [], 0 if line.offset else self._bom
-        for _ in self.schema.names:
+        raw, wanted, last = line.raw, len(self.schema.names), len(line.raw)
+        while last and raw[last - 1] in b"\r\n":
+            last -= 1
+        cells: list[bytes] = []
+        start, end = 0 if line.offset else self._bom, 0
+        while len(cells) < wanted and end != last:
             # find runs at memory speed, where split looks at each byte of an image on its own
-            end = content.find(TAB, start)
-            cells.append(content[start:] if end < 0 else content[start:end])
-            if end < 0:
-                break
+            end = raw.find(TAB, start, last)
+            end = last if end < 0 else end
+            cells.append(raw[start:end])
             start = end + 1
-        if len(cells) < len(self.schema.names) or (self.strict and end >= 0):
-            hint = "; it holds carriage returns that end no row here: write LF or CRLF" if b"\r" in content else ""
-            raise self.problem(line, f"{content.count(TAB) + 1} cells, where the schema names {len(self.schema.names)} "
+        if len(cells) < wanted or (self.strict and end != last):
+            hint = "; it holds carriage returns that end no row here: write LF or CRLF" if b"\r" in raw[:last] else ""
+            raise self.problem(line, f"{raw.count(TAB) + 1} cells, where the schema names {wanted} "
                                      f"({', '.join(self.schema.names)}){hint}")
         return cells
 
