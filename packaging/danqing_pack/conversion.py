@@ -139,7 +139,7 @@ def _planned(layout: Layout, form: Form) -> dict[str, int]:
     sizes = {name: len(content(blob)) for name, blob in form.files.items()}
     if isinstance(form, Legacy):
         return sizes | {"pytorch_model.bin": sum(each.nbytes for each in form.tensors.values())}
-    for name, part in (form.components | form.attachments).items():
+    for name, part in form.folders.items():
         sizes |= {f"{name}/{each}": len(content(blob)) for each, blob in part.files.items()}
         if part.tensors:
             sizes[f"{name}/weights"] = sum(each.nbytes for each in part.tensors.values())

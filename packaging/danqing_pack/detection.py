@@ -139,7 +139,7 @@ def _tensors(form: Form) -> Iterator[Tensor]:
     if isinstance(form, Legacy):
         yield from form.tensors.values()
         return
-    for part in (form.components | form.attachments).values():
+    for part in form.folders.values():
         yield from part.tensors.values()
 
 

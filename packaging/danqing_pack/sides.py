@@ -60,6 +60,11 @@ class Modern:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[str, ...] = ()
 
+    @property
+    def folders(self) -> dict[str, Component]:
+        """Every component and attachment by its folder, sorted."""
+        return dict(sorted({**self.components, **self.attachments}.items()))
+
 
 def content(blob: Blob) -> bytes:
     """The bytes of a small file."""

@@ -140,22 +140,21 @@ def _modern_dimensions(form: Modern, options: Options) -> PainterDimensions:
     gpt, vqgan = (form.components[name] for name in ("transformer", "vqvae"))
     config = gpt.config or {}
     try:
-        lengths = int(config["text_length"]), int(config["image_length"])
-        sizes = [int(config[name]) for name in ("n_layer", "n_head", "n_embd")]
-        dropouts = [config.get(name, 0.0) for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")]
+        text_length, image_length = int(config["text_length"]), int(config["image_length"])
+        layers, heads, width = (int(config[name]) for name in ("n_layer", "n_head", "n_embd"))
     except KeyError as missing:
         raise FormatError(f"transformer/config.json has no {missing}; convert the checkpoint anew.") from None
-    if options.text_length not in (None, lengths[0]):
-        raise RequestError(f"The folder has {lengths[0]} text tokens, which --text-length {options.text_length} cannot "
+    if options.text_length not in (None, text_length):
+        raise RequestError(f"The folder has {text_length} text tokens, which --text-length {options.text_length} cannot "
                            "change; leave the option out.")
-    layers, heads, width = sizes
     vocab_size, _ = _shape(gpt.tensors, "gpt.wte.weight", 2)
     block_size, _ = _shape(gpt.tensors, "gpt.wpe.weight", 2)
     image_vocab_size, _ = _shape(gpt.tensors, "head.weight", 2)
     codes, code_width = _shape(vqgan.tensors, "quantize.embedding.weight", 2)
     return PainterDimensions(
-        vocab_size, image_vocab_size, block_size, *lengths, layers, heads, width, int(config.get("n_unmasked", 0)),
-        int(config.get("entity_dim", 0)), codes, code_width, *dropouts,
+        vocab_size, image_vocab_size, block_size, text_length, image_length, layers, heads, width,
+        int(config.get("n_unmasked", 0)), int(config.get("entity_dim", 0)), codes, code_width,
+        config.get("attn_pdrop", 0.0), config.get("embd_pdrop", 0.0), config.get("resid_pdrop", 0.0),
         sizes_from_config(vqgan.config or {}),
     )
 

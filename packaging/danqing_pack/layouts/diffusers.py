@@ -119,7 +119,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 def write_folder(form: Modern, folder: Path, progress: Progress | None = None) -> dict[str, str]:
     """Lay a modern form down in an existing folder; sha256 by relative name."""
     digests = write_small_files(form, folder)
-    for name, part in sorted((form.components | form.attachments).items()):
+    for name, part in form.folders.items():
         if part.tensors:
             weights = f"{name}/{weights_name(part)}"
             digests[weights] = write_safetensors(folder / weights, part.tensors, {"format": "pt"}, progress=progress)
@@ -134,7 +134,7 @@ def write_small_files(form: Modern, folder: Path) -> dict[str, str]:
     index: dict[str, Any] = {"_class_name": form.class_name, **form.settings}
     index |= {name: [part.library, part.class_name] for name, part in form.components.items()}
     small: dict[str, Blob] = {INDEX: as_json(index), **form.files}
-    for name, part in (form.components | form.attachments).items():
+    for name, part in form.folders.items():
         small |= {f"{name}/{each}": blob for each, blob in part.files.items()}
         if part.config is not None:
             config = "scheduler_config.json" if part.class_name.endswith("Scheduler") else "config.json"
