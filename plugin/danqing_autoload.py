@@ -1,11 +1,11 @@
 """The start-up hook: ModelScope, diffusers and transformers find Danqing without an import of it.
 
-A guarded line in ``danqing_autoload.pth`` calls :func:`install` when the interpreter starts, unless ``DANQING_AUTOLOAD=0``;
-``import danqing`` calls it always. Neither imports a host. Once a module of :data:`HOSTS` has been executed, by whomever and
-also by ``importlib.reload``, the function beside it tells that host what Danqing offers.
+A guarded line in ``danqing_autoload.pth`` calls :func:`install` when the interpreter starts, unless
+``DANQING_AUTOLOAD=0``; ``import danqing`` calls it always. Neither imports a host. Once a module of :data:`HOSTS` has
+been executed, by whomever and also by ``importlib.reload``, the function beside it tells that host what Danqing offers.
 
-This runs at the start of every interpreter of the environment, so it is standard library only (even ``typing`` would cost
-milliseconds), and it never raises: where Danqing cannot register, the program sees a ``RuntimeWarning``.
+This runs at the start of every interpreter of the environment, so it is standard library only (even ``typing`` would
+cost milliseconds), and it never raises: where Danqing cannot register, the program sees a ``RuntimeWarning``.
 """
 
 import sys
@@ -61,7 +61,7 @@ class _Finder:
             return None
         for finder in tuple(sys.meta_path):
             find_spec = None if finder is self else getattr(finder, "find_spec", None)
-            spec: "ModuleSpec | None" = find_spec(name, path, target) if find_spec else None
+            spec: ModuleSpec | None = find_spec(name, path, target) if find_spec else None
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
                     spec.loader = _Loader(spec.loader)  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """Every class of ours that a ``model_index.json`` may name, in one flat and lazy module.
 
-A folder says ``["danqing.components", "PainterTransformer"]``. diffusers takes such a class only from a module that is in
-``sys.modules`` already, and finds out how to load it by comparing it with base classes that it looks up *in the same
+A folder says ``["danqing.components", "PainterTransformer"]``. diffusers takes such a class only from a module that is
+in ``sys.modules`` already, and finds out how to load it by comparing it with base classes that it looks up *in the same
 module*; :data:`CLASSES` therefore names those bases beside our own. Importing this module imports neither torch nor
 diffusers: a class is fetched when it is asked for.
 

@@ -1,1 +1,1 @@
-"""The programs that Danqing runs inside of. Each module registers with one of them; only ``danqing_autoload`` calls them."""
+"""The programs that Danqing runs inside of. Only ``danqing_autoload`` calls them, each when its program is there."""

@@ -55,11 +55,11 @@ def register_with_transformers() -> None:
     from transformers.models.auto.modeling_auto import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from danqing.hosts.transformers_task import PainterConfig, PainterModel, Text2ImageGenerationPipeline
+    from danqing.hosts import transformers_task as ours
 
-    AutoConfig.register(PainterConfig.model_type, PainterConfig, exist_ok=True)
-    AutoModel.register(PainterConfig, PainterModel, exist_ok=True)
+    AutoConfig.register(ours.PainterFolderConfig.model_type, ours.PainterFolderConfig, exist_ok=True)
+    AutoModel.register(ours.PainterFolderConfig, ours.PainterForText2ImageGeneration, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
-            TASK, pipeline_class=Text2ImageGenerationPipeline, pt_model=AutoModel, type="text"
+            TASK, pipeline_class=ours.Text2ImageGenerationPipeline, pt_model=AutoModel, type="text"
         )

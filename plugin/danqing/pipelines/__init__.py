@@ -1,4 +1,4 @@
-"""The pipelines of the families that no stock pipeline runs: one line for each class that a ``_class_name`` may name."""
+"""The pipelines of families that no stock pipeline runs: one line for each class that a ``_class_name`` may name."""
 
 from importlib import import_module
 from typing import Any

@@ -1,0 +1,209 @@
+"""What the calls of all hosts have in common: the forms prompts come in, keywords, seeds, batches, and one lock.
+
+A host hands over a string, a dict with ``text``, or a list of either; a dict's other keys are keywords of the pipeline
+for that element alone. Later levels win: what was given at construction, at the call, in the element.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from danqing_pack.errors import RequestError, listing
+from PIL import Image
+
+from danqing.images import to_base64
+
+SEEDING = {"seed", "generator"}
+RESERVED = {"self", "prompt", "output_type", "return_dict"}
+"""Parameters of a pipeline's call that the host sets."""
+ALIASES = {"max_generated_num": "num_images_per_prompt"}
+"""EasyNLP's name -> the pipeline's."""
+
+Images = list[Image.Image]
+Drawn = list[list[Images]]
+"""Element, text, image."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One prompt, the keywords it is drawn with, and a generator for each of its images where they were asked for."""
+
+    text: str
+    keywords: Mapping[str, Any]
+    generators: tuple[torch.Generator, ...]
+
+    def goes_with(self, other: Order) -> bool:
+        """Whether one call of the pipeline can draw both."""
+        return (
+            bool(self.generators) == bool(other.generators)
+            and self.keywords.keys() == other.keywords.keys()
+            and all(_same(value, other.keywords[name]) for name, value in self.keywords.items())
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal without doubt: comparing arrays gives arrays."""
+    return one is other or (isinstance(one, (str, int, float)) and type(one) is type(other) and one == other)
+
+
+class SharedPipeline:
+    """A diffusers pipeline that several threads may call.
+
+    ``defaults`` are keywords of its call; ``seed=S`` is one more, for which image k of a call draws from ``S + k``
+    (or image k of an element that brings its own). Schedulers and caches keep state, so calls take turns.
+    """
+
+    def __init__(self, pipe: Any, defaults: Mapping[str, Any]) -> None:
+        self.pipe = pipe
+        self._lock = threading.Lock()
+        parameters = inspect.signature(type(pipe).__call__).parameters.values()
+        self._takes_anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        self._accepted = {parameter.name for parameter in parameters} - RESERVED
+        self._defaults = self._checked(defaults)
+
+    def draw(self, given: Any, batch_size: int | None = None, **keywords: Any) -> Drawn:
+        """The images of a string, a dict, or a list of either; all of it is checked before anything is drawn.
+
+        ``batch_size`` prompts are drawn together where their keywords agree; by default each by itself. What is drawn
+        does not depend on it.
+
+        Raises:
+            RequestError: a prompt that is no text, an unknown keyword, a count below one.
+        """
+        elements = given if isinstance(given, (list, tuple)) else [given]
+        return list(self._drawn(list(self._orders(elements, keywords)), batch_size))
+
+    def draw_each(self, given: Iterable[Any], batch_size: int | None = None, **keywords: Any) -> Iterator[list[Images]]:
+        """The same for elements that come one by one."""
+        return self._drawn(self._orders(given, keywords), batch_size)
+
+    def _orders(self, elements: Iterable[Any], keywords: Mapping[str, Any]) -> Iterator[list[Order]]:
+        call = self._checked(keywords)
+        drawn = 0  # images of the call so far: what its seed counts on from
+        for element in elements:
+            texts, own = _texts_and_keywords(element)
+            own = self._checked(own)
+            merged = _merged(self._defaults, call, own)
+            count = _at_least_one("num_images_per_prompt", merged.get("num_images_per_prompt", 1))
+            first = 0 if SEEDING & own.keys() else drawn
+            generators = _generators(merged, first, count * len(texts))
+            plain = {name: value for name, value in merged.items() if name not in SEEDING or not generators}
+            plain.pop("seed", None)
+            yield [
+                Order(text, plain, tuple(generators[index * count : (index + 1) * count]))
+                for index, text in enumerate(texts)
+            ]
+            drawn += count * len(texts)
+
+    def _drawn(self, per_element: Iterable[list[Order]], batch_size: int | None) -> Iterator[list[Images]]:
+        sizes: deque[int] = deque()
+
+        def orders() -> Iterator[Order]:
+            for each in per_element:
+                sizes.append(len(each))
+                yield from each
+
+        done: list[Images] = []
+        for images in self._in_batches(orders(), _at_least_one("batch_size", batch_size or 1)):
+            done.append(images)
+            while sizes and len(done) >= sizes[0]:
+                size = sizes.popleft()
+                yield done[:size]
+                del done[:size]
+        yield from ([] for _ in sizes)  # elements without a text
+
+    def _in_batches(self, orders: Iterable[Order], batch_size: int) -> Iterator[Images]:
+        batch: list[Order] = []
+        for order in orders:
+            if batch and not batch[0].goes_with(order):
+                yield from self._batch(batch)
+                batch = []
+            batch.append(order)
+            if len(batch) == batch_size:
+                yield from self._batch(batch)
+                batch = []
+        if batch:
+            yield from self._batch(batch)
+
+    def _batch(self, orders: list[Order]) -> Iterator[Images]:
+        keywords = dict(orders[0].keywords)
+        if orders[0].generators:
+            keywords["generator"] = [generator for order in orders for generator in order.generators]
+        with self._lock:
+            images = self.pipe(prompt=[order.text for order in orders], output_type="pil", **keywords).images
+        count = len(images) // len(orders)
+        for index in range(len(orders)):
+            yield list(images[index * count : (index + 1) * count])
+
+    def _checked(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords under the pipeline's own names. Raises RequestError for those that it does not take."""
+        named = {ALIASES.get(name, name): value for name, value in keywords.items() if name != "return_dict"}
+        if named.pop("output_type", "pil") != "pil":
+            raise RequestError("output_type is fixed here; call the attribute .pipeline for other outputs.")
+        unknown = sorted(named.keys() - self._accepted - SEEDING)
+        if unknown and not self._takes_anything:
+            raise RequestError(
+                f"{type(self.pipe).__name__} takes no keyword {listing(unknown)}; "
+                f"it takes {listing(sorted(self._accepted | {'seed'}), limit=100)}.",
+                unknown=unknown,
+            )
+        if len(SEEDING & named.keys()) == 2:
+            raise RequestError("seed and generator exclude each other: give one of them.")
+        return named
+
+
+def _texts_and_keywords(element: Any) -> tuple[list[str], dict[str, Any]]:
+    if isinstance(element, Mapping):
+        if "text" not in element:
+            raise RequestError(f"The prompt is missing: a dict needs the key 'text', and this one has {list(element)}.")
+        text, own = element["text"], {name: value for name, value in element.items() if name != "text"}
+    else:
+        text, own = element, {}
+    texts = list(text) if isinstance(text, (list, tuple)) and isinstance(element, Mapping) else [text]
+    for text in texts:
+        if not isinstance(text, str):
+            raise RequestError(f"A prompt must be text, not {type(text).__name__}: {text!r:.80}.")
+    return texts, own
+
+
+def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Later levels win; a seed of one level replaces a generator of another, and the other way round."""
+    merged: dict[str, Any] = {}
+    for level in levels:
+        if SEEDING & level.keys():
+            merged = {name: value for name, value in merged.items() if name not in SEEDING}
+        merged.update(level)
+    return merged
+
+
+def _generators(keywords: Mapping[str, Any], first: int, count: int) -> list[torch.Generator]:
+    """The generators of images ``first`` to ``first + count``, or none where the pipeline is to see to that itself."""
+    seed, given = keywords.get("seed"), keywords.get("generator")
+    if isinstance(given, (list, tuple)):
+        if len(given) < first + count:
+            raise RequestError(
+                f"{len(given)} generators were given for at least {first + count} images; give one for each."
+            )
+        return list(given[first : first + count])
+    if seed is None:
+        return []
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise RequestError(f"seed must be a whole number, not {seed!r}.")
+    return [torch.Generator("cpu").manual_seed(seed + index) for index in range(first, first + count)]
+
+
+def _at_least_one(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    return value
+
+
+def row(images: Images) -> dict[str, list[str]]:
+    """EasyNLP's row for the images of one text: PNG files in standard base64."""
+    return {"gen_imgbase64": [to_base64(image) for image in images]}
