@@ -268,7 +268,7 @@ def _zip_members(raw: IO[bytes], path: Path, stack: ExitStack, progress: Progres
         raise FormatError(f"{path} is a checkpoint of torch, not an archive: name the folder it lies in.", path=path)
     for entry in archive.infolist():
         mode = entry.external_attr >> 16
-        kind = "folder" if entry.is_dir() else "symbolic link" if stat.S_ISLNK(mode) else "file"
+        kind = "folder" if entry.filename.endswith("/") else "symbolic link" if stat.S_ISLNK(mode) else "file"
         member = Member(entry.filename, kind, entry.file_size, left=entry.file_size)
         with ExitStack() as opened:
             if kind == "file":

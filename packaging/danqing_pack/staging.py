@@ -55,6 +55,20 @@ def staged_file(target: str | os.PathLike[str], force: bool = False,
 
 
 @contextmanager
+def scratch_folder(beside: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty hidden folder on the disk that `beside` lies or will lie on; it is gone when the block ends."""
+    beside = Path(os.path.abspath(beside))
+    with _sentences(beside):
+        scratch, lock = _create(beside, folder=True)
+        try:
+            yield scratch
+        finally:
+            _remove(scratch)
+            if lock is not None:
+                os.close(lock)
+
+
+@contextmanager
 def _staged(target: Path, force: bool, sources: tuple[Path, ...], folder: bool) -> Iterator[Path]:
     target = Path(os.path.abspath(target))      # not resolve(): a link as target is refused, not followed
     made: list[Path] = []

@@ -122,7 +122,7 @@ class TarReader:
         kind = _KINDS.get(fields.kind, f"member of unknown type {fields.kind!r}")
         size = fields.size
         if "size" in extensions:
-            if not extensions["size"].isdigit() or len(extensions["size"]) > 18:
+            if not extensions["size"].isdigit() or len(extensions["size"]) > 20:
                 raise FormatError(f"{self._place} is damaged: a member's size is no number; fetch it again.")
             size = int(extensions["size"])
         name = _text(extensions.get("path", fields.name), self._place)

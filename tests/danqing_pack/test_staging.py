@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from danqing_pack import staging
 from danqing_pack.errors import DanqingError
-from danqing_pack.staging import staged_file, staged_folder
+from danqing_pack.staging import scratch_folder, staged_file, staged_folder
 
 
 def hidden(folder: Path) -> list[str]:
@@ -167,6 +168,18 @@ def test_the_longest_name_works_and_can_be_replaced(tmp_path: Path) -> None:
     write_folder(tmp_path / name, "old")
     write_folder(tmp_path / name, "new", force=True)
     assert content_of(tmp_path / name) == "new"
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_scratch_folder_is_gone_afterwards(tmp_path: Path, error: type[BaseException] | None) -> None:
+    with pytest.raises(error) if error else nullcontext(), scratch_folder(tmp_path / "bundle") as scratch:
+        assert scratch.parent == tmp_path
+        (scratch / "below").mkdir()
+        write_file(tmp_path / "other", "x")      # another run beside it leaves it alone
+        assert (scratch / "below").is_dir()
+        if error:
+            raise error
+    assert os.listdir(tmp_path) == ["other"]
 
 
 # ---- processes
