@@ -8,6 +8,11 @@ CLASSES = {
 }
 """Name -> the module that defines it. A class is fetched when it is asked for: importing this imports nothing heavy."""
 
+ROWS = {
+    "painter": "danqing.pipelines.rows:pipeline_rows",
+}
+"""Family -> the function that draws texts and returns EasyNLP's rows: (pipe, texts, **user parameters) -> rows."""
+
 
 def __getattr__(name: str) -> Any:
     if name not in CLASSES:
