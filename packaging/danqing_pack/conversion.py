@@ -114,7 +114,8 @@ def _cast(form: Form, dtype: np.dtype[Any]) -> Form:
         return {name: each.cast(dtype) if is_floating(each.dtype) else each for name, each in tensors.items()}
 
     if isinstance(form, Legacy):
-        return replace(form, tensors=cast(form.tensors))
+        return replace(form, tensors=cast(form.tensors),
+                       attachments={name: cast(tensors) for name, tensors in form.attachments.items()})
     return replace(
         form, unused=cast(form.unused),
         components={name: replace(part, tensors=cast(part.tensors)) for name, part in form.components.items()},
@@ -138,7 +139,8 @@ def _planned(layout: Layout, form: Form) -> dict[str, int]:
 
     sizes = {name: len(content(blob)) for name, blob in form.files.items()}
     if isinstance(form, Legacy):
-        return sizes | {"pytorch_model.bin": sum(each.nbytes for each in form.tensors.values())}
+        states = {"pytorch_model.bin": form.tensors, **form.attachments}
+        return sizes | {name: sum(each.nbytes for each in tensors.values()) for name, tensors in states.items()}
     for name, part in form.folders.items():
         sizes |= {f"{name}/{each}": len(content(blob)) for each, blob in part.files.items()}
         if part.tensors:

@@ -28,14 +28,16 @@ class Signature:
     """What a checkpoint must show to belong to a family: data, not code."""
 
     legacy_keys: tuple[str, ...] = ()
-    """Keys that its state dict holds, all of them."""
+    """Keys that its state dict holds, all of them, below one of ``legacy_prefixes``."""
+    legacy_prefixes: tuple[str, ...] = ("",)
     modern_components: Mapping[str, str] = field(default_factory=dict)
     """Components of its ``model_index.json`` and their classes, all of them."""
 
     def matches(self, form: Form) -> bool:
         """Whether this form shows every mark of the family."""
         if isinstance(form, Legacy):
-            return bool(self.legacy_keys) and all(key in form.tensors for key in self.legacy_keys)
+            return bool(self.legacy_keys) and any(
+                all(prefix + key in form.tensors for key in self.legacy_keys) for prefix in self.legacy_prefixes)
         found = {name: part.class_name for name, part in form.components.items()}
         return bool(self.modern_components) and self.modern_components.items() <= found.items()
 

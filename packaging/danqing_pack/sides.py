@@ -23,6 +23,8 @@ class Legacy:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     files: Mapping[str, Blob] = field(default_factory=dict)
+    attachments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """State dicts in files of their own, by file name, such as an upscaler's; read when they are asked for."""
     wrapper: str = ""
     """The key that wraps the state dict in the file, such as ``state_dict``; empty for a flat one."""
     manifest: Mapping[str, Any] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from .layout import Layout, Progress, as_json, read_json, relative_files, write_
 
 WEIGHTS = "pytorch_model.bin"
 WRAPPER = "state_dict"
-CARRIED = ("config.json", "vocab.txt", "train_config.json", "label_mapping.json", "RRDB_ESRGAN_x4.pth")
+CARRIED = ("config.json", "vocab.txt", "train_config.json", "label_mapping.json")
+ATTACHED = ("RRDB_ESRGAN_x4.pth",)
+"""Weights of other networks beside the checkpoint's own."""
 FOLDERS = ("clip-vit-large-patch14",)
 """Folders that the app StableDiffusion keeps beside its weights."""
 OWN = ("danqing.json", "configuration.json")
@@ -28,7 +31,7 @@ def matches(path: Path) -> bool:
 
 def files(path: Path) -> tuple[str, ...]:
     """The files that belong to the checkpoint."""
-    return tuple(name for name in relative_files(path) if name == WEIGHTS or _carried(name) or name in OWN)
+    return tuple(name for name in relative_files(path) if name == WEIGHTS or _carried(name) or name in ATTACHED + OWN)
 
 
 def _carried(name: str) -> bool:
@@ -48,8 +51,29 @@ def open_folder(path: Path) -> Legacy:
     names = tuple(relative_files(path))
     blobs: dict[str, Blob] = {name: path / name for name in names if _carried(name)}
     manifest = manifests.read(path)
-    left = tuple(name for name in names if name not in blobs and name != WEIGHTS and name not in OWN)
-    return Legacy(config, tensors, blobs, wrapper, manifest, left)
+    attachments = {name: _Attached(path / name) for name in ATTACHED if name in names}
+    left = tuple(name for name in names if name not in {*blobs, *attachments, WEIGHTS, *OWN})
+    return Legacy(config, tensors, blobs, attachments, wrapper, manifest, left)
+
+
+class _Attached(Mapping[str, Tensor]):
+    """A flat state dict that is opened when somebody looks at it: the oldest of these files need torch for that."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return _state(pickles.load(self._path), self._path)[0]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _state(tree: Any, path: Path) -> tuple[dict[str, Tensor], str]:
@@ -70,7 +94,8 @@ def write_folder(form: Legacy, folder: Path, progress: Progress | None = None) -
     digests = {name: write_blob(folder, name, blob) for name, blob in sorted(form.files.items())}
     if "config.json" not in form.files:
         digests["config.json"] = write_blob(folder, "config.json", as_json(form.config))
-    digests[WEIGHTS] = pickles.dump(folder / WEIGHTS, dict(sorted(form.tensors.items())), progress=progress)
+    for name, tensors in sorted({WEIGHTS: form.tensors, **form.attachments}.items()):
+        digests[name] = pickles.dump(folder / name, dict(sorted(tensors.items())), progress=progress)
     return digests
 
 
