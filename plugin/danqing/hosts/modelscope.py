@@ -119,9 +119,9 @@ class Text2ImageGenerationPipeline(DanqingPipeline):
 
     def postprocess(self, inputs: Drawn, **parameters: Any) -> list[dict[str, Any]]:
         """One row for each text."""
-        from danqing.hosts.requests import row
+        from danqing.pipelines.rows import image_row
 
-        return [row(images) for texts in inputs for images in texts]
+        return [image_row(images) for texts in inputs for images in texts]
 
     def _of_one(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return results

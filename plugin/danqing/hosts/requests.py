@@ -17,10 +17,8 @@ import torch
 from danqing_pack.errors import RequestError, listing
 from PIL import Image
 
-from danqing.images import to_base64
-
 SEEDING = {"seed", "generator"}
-RESERVED = {"self", "prompt", "output_type", "return_dict"}
+RESERVED = {"self", "prompt", "output_type", "return_dict", "batch_size"}
 """Parameters of a pipeline's call that the host sets."""
 ALIASES = {"max_generated_num": "num_images_per_prompt"}
 """EasyNLP's name -> the pipeline's."""
@@ -64,24 +62,26 @@ class SharedPipeline:
         self._lock = threading.Lock()
         parameters = inspect.signature(type(pipe).__call__).parameters.values()
         self._takes_anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        self._accepted = {parameter.name for parameter in parameters} - RESERVED
+        names = {parameter.name for parameter in parameters}
+        self._accepted, self._divides = names - RESERVED, "batch_size" in names
         self._defaults = self._checked(defaults)
 
     def draw(self, given: Any, batch_size: int | None = None, **keywords: Any) -> Drawn:
         """The images of a string, a dict, or a list of either; all of it is checked before anything is drawn.
 
-        ``batch_size`` prompts are drawn together where their keywords agree; by default each by itself. What is drawn
-        does not depend on it.
+        ``batch_size`` prompts are drawn together where their keywords agree; by default each by itself, unless the
+        pipeline divides its work by itself. What is drawn does not depend on it.
 
         Raises:
             RequestError: a prompt that is no text, an unknown keyword, a count below one.
         """
-        elements = given if isinstance(given, (list, tuple)) else [given]
-        return list(self._drawn(list(self._orders(elements, keywords)), batch_size))
+        orders = list(self._orders(given if isinstance(given, (list, tuple)) else [given], keywords))
+        together = max(1, sum(map(len, orders))) if self._divides else 1
+        return list(self._drawn(orders, together if batch_size is None else batch_size))
 
     def draw_each(self, given: Iterable[Any], batch_size: int | None = None, **keywords: Any) -> Iterator[list[Images]]:
         """The same for elements that come one by one."""
-        return self._drawn(self._orders(given, keywords), batch_size)
+        return self._drawn(self._orders(given, keywords), 1 if batch_size is None else batch_size)
 
     def _orders(self, elements: Iterable[Any], keywords: Mapping[str, Any]) -> Iterator[list[Order]]:
         call = self._checked(keywords)
@@ -101,7 +101,7 @@ class SharedPipeline:
             ]
             drawn += count * len(texts)
 
-    def _drawn(self, per_element: Iterable[list[Order]], batch_size: int | None) -> Iterator[list[Images]]:
+    def _drawn(self, per_element: Iterable[list[Order]], batch_size: int) -> Iterator[list[Images]]:
         sizes: deque[int] = deque()
 
         def orders() -> Iterator[Order]:
@@ -110,7 +110,7 @@ class SharedPipeline:
                 yield from each
 
         done: list[Images] = []
-        for images in self._in_batches(orders(), _at_least_one("batch_size", batch_size or 1)):
+        for images in self._in_batches(orders(), _at_least_one("batch_size", batch_size)):
             done.append(images)
             while sizes and len(done) >= sizes[0]:
                 size = sizes.popleft()
@@ -202,8 +202,3 @@ def _at_least_one(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"{name} must be a whole number of at least 1, not {value!r}.")
     return value
-
-
-def row(images: Images) -> dict[str, list[str]]:
-    """EasyNLP's row for the images of one text: PNG files in standard base64."""
-    return {"gen_imgbase64": [to_base64(image) for image in images]}

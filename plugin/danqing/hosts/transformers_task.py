@@ -138,7 +138,7 @@ class Text2ImageGenerationPipeline(Pipeline):
         self, model_outputs: Any, output_type: str = "base64"
     ) -> list[Any]:
         """Elements of texts of images -> one entry for each text."""
-        from danqing.hosts.requests import row
+        from danqing.pipelines.rows import image_row
 
         each = [images for texts in model_outputs for images in texts]
-        return each if output_type == "pil" else [row(images) for images in each]
+        return each if output_type == "pil" else [image_row(images) for images in each]
