@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from danqing_pack.errors import RequestError
@@ -41,50 +42,56 @@ class Layer:
     widened: Linear
     narrowed: Linear
 
+    @classmethod
+    def of(cls, block: Any) -> Layer:
+        """A ``GPT2Block`` taken apart."""
+        return cls(
+            ln_1=block.ln_1,
+            qkv=linear(block.attn.c_attn),
+            attended=linear(block.attn.c_proj),
+            ln_2=block.ln_2,
+            widened=linear(block.mlp.c_fc, gelu=True),
+            narrowed=linear(block.mlp.c_proj),
+        )
+
 
 class Decoder:
     """A painter ready to write. A run's state is lent out or made for it, so threads may share a decoder."""
 
     def __init__(self, network: PainterTransformer) -> None:
-        self.config = network.config
+        self.config, weight = network.config, network.gpt.wte.weight
+        self.device = None if weight.is_meta else weight.device
         self.tokens, self.places, self.norm = network.gpt.wte, network.gpt.wpe, network.gpt.ln_f
-        self.layers = tuple(
-            Layer(
-                block.ln_1,
-                linear(block.attn.c_attn),
-                linear(block.attn.c_proj),
-                block.ln_2,
-                linear(block.mlp.c_fc, gelu=True),
-                linear(block.mlp.c_proj),
-            )
-            for block in network.gpt.h
-        )
+        self.layers = tuple(Layer.of(block) for block in network.gpt.h)
         self.head = linear(network.head)
-        recordable = self.tokens.weight.is_cuda and all(is_plain(module) for module in _linears(network))
+        recordable = weight.is_cuda and all(is_plain(module) for module in _linears(network))
         self.graphs = GraphPool() if recordable else None
 
     @contextmanager
-    def run(self, batch: int) -> Iterator[tuple[Tensor, Step]]:
+    def run(self, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Step]]:
         """The room of one run and its step: (token of each sequence [B], its place) -> scores [B, V]."""
-        if self.graphs is not None:
-            with self.graphs.lend(self, batch) as recorded:
-                yield recorded.room, recorded
-        else:
-            room = self.room(batch)
+        recorded = self.graphs.borrow(self, batch) if self.graphs is not None else None
+        if self.graphs is None or recorded is None:
+            room = self.room(batch, device)
             yield room, lambda input_ids, place: self.step(input_ids, place, room)
+            return
+        try:
+            yield recorded.room, recorded
+        finally:
+            self.graphs.give_back(recorded)
 
-    def room(self, batch: int) -> Tensor:
-        """Uninitialised keys and values of whole sequences: [layers, 2, batch, heads, text + image, width of a head]."""
-        config, weight = self.config, self.tokens.weight
+    def room(self, batch: int, device: torch.device | None) -> Tensor:
+        """Uninitialised keys and values of whole sequences: [layers, 2, batch, heads, tokens, width of a head]."""
+        config = self.config
         length = config.text_length + config.image_length
         shape = (config.n_layer, 2, batch, config.n_head, length, config.n_embd // config.n_head)
-        return torch.empty(shape, dtype=weight.dtype, device=weight.device)
+        return torch.empty(shape, dtype=self.tokens.weight.dtype, device=device)
 
     def read(self, input_ids: Tensor, room: Tensor) -> Tensor:
         """States [B, T, C] of a sequence from its start, before the final norm; its keys and values go to ``room``."""
         length, n_unmasked = input_ids.shape[1], self.config.n_unmasked
         mask = visible(length, n_unmasked, input_ids.device) if n_unmasked else None
-        states = self.tokens(input_ids) + self.places.weight[:length]
+        states = self.tokens(input_ids) + self.places(torch.arange(length, device=input_ids.device))
 
         def attend(query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
             room[layer, 0, :, :, :length], room[layer, 1, :, :, :length] = key, value
@@ -100,7 +107,8 @@ class Decoder:
             keys[:, :, place:], values[:, :, place:] = key, value
             return F.scaled_dot_product_attention(query, keys, values)
 
-        return self.scores(self._through(self.tokens(input_ids[:, None]) + self.places.weight[place], attend))
+        here = torch.full((1,), place, device=input_ids.device)
+        return self.scores(self._through(self.tokens(input_ids[:, None]) + self.places(here), attend))
 
     def fixed_step(self, input_ids: Tensor, place: Tensor, room: Tensor) -> Tensor:
         """``step`` with the place in a tensor [1] and all shapes constant, as a CUDA graph wants it."""
@@ -129,8 +137,9 @@ class Decoder:
 
 
 def _linears(network: PainterTransformer) -> Iterator[nn.Module]:
+    blocks: Any = network.gpt.h
     yield network.head
-    for block in network.gpt.h:
+    for block in blocks:
         yield from (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
 
 
@@ -148,7 +157,7 @@ def write_codes(
     """Image codes for each text, int64 [B, image_length].
 
     Args:
-        text_ids: int64 [B, text_length], offset by the image vocabulary.
+        text_ids: int64 [B, text_length], offset by the image vocabulary, on the device to compute on.
         uniforms: the numbers that decide the draws, [B, image_length - P]; unused when nothing is sampled.
         prefix: image codes to continue from, int64 [B, P].
         entities: what ``network.embed_entities`` returned; they touch the first image code only.
@@ -160,12 +169,14 @@ def write_codes(
     if text_length != config.text_length:
         raise RequestError(f"This painter reads {config.text_length} text tokens, not {text_length}.")
     decoder = decoder_of(network)
-    device = decoder.tokens.weight.device
-    known = text_ids if prefix is None else torch.cat((text_ids.to(device), prefix.to(device)), dim=1)
+    device = decoder.device or text_ids.device  # offloaded weights have no device of their own
+    known = text_ids.to(device)
+    if prefix is not None:
+        known = torch.cat((known, prefix.to(device)), dim=1)
     sequence = torch.empty(batch, text_length + config.image_length, dtype=torch.int64, device=device)
     sequence[:, : known.shape[1]] = known
     uniforms = uniforms.to(device)
-    with torch.autocast(device.type, enabled=False), decoder.run(batch) as (room, step):
+    with torch.autocast(device.type, enabled=False), decoder.run(batch, device) as (room, step):
         for number, place in enumerate(range(known.shape[1], sequence.shape[1])):
             if number == 0 or place <= config.n_unmasked:
                 states = decoder.read(sequence[:, :place], room)
@@ -180,7 +191,8 @@ def write_codes(
     return sequence[:, text_length:]
 
 
-_decoders: weakref.WeakKeyDictionary[PainterTransformer, tuple[tuple[object, ...], Decoder]] = weakref.WeakKeyDictionary()
+_Known = tuple[tuple[object, ...], Decoder]
+_decoders: weakref.WeakKeyDictionary[PainterTransformer, _Known] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 

@@ -7,9 +7,8 @@ its keys and values, and no two runs share one.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -24,7 +23,9 @@ _recording = threading.Lock()
 class FixedDecoder(Protocol):
     """What a recording needs of a decoder."""
 
-    def room(self, batch: int) -> Tensor: ...
+    device: torch.device | None
+
+    def room(self, batch: int, device: torch.device | None) -> Tensor: ...
 
     def fixed_step(self, input_ids: Tensor, place: Tensor, room: Tensor) -> Tensor: ...
 
@@ -34,7 +35,7 @@ class GraphStep:
 
     def __init__(self, decoder: FixedDecoder, batch: int) -> None:
         # Places not written yet are masked, but a NaN times a weight of zero would still be a NaN.
-        self.room = decoder.room(batch).zero_()
+        self.room = decoder.room(batch, decoder.device).zero_()
         self.batch, device = batch, self.room.device
         self.input_ids = torch.zeros(batch, dtype=torch.int64, device=device)
         self.place = torch.zeros(1, dtype=torch.int64, device=device)
@@ -67,20 +68,27 @@ class GraphPool:
     def __init__(self) -> None:
         self._idle: list[GraphStep] = []
         self._lock = threading.Lock()
+        self._refused = False
 
-    @contextmanager
-    def lend(self, decoder: FixedDecoder, batch: int) -> Iterator[GraphStep]:
-        """A recording for ``batch`` sequences, made if none is idle."""
-        step = self._take(batch) or GraphStep(decoder, batch)
-        try:
-            yield step
-        finally:
-            with self._lock:
-                self._idle = [*self._idle, step][-_IDLE:]
-
-    def _take(self, batch: int) -> GraphStep | None:
+    def borrow(self, decoder: FixedDecoder, batch: int) -> GraphStep | None:
+        """A recording for ``batch`` sequences, made if none is idle; None where this device cannot record."""
         with self._lock:
             found = next((step for step in self._idle if step.batch == batch), None)
             if found is not None:
                 self._idle.remove(found)
-            return found
+                return found
+        if self._refused:
+            return None
+        try:
+            return GraphStep(decoder, batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._refused = True
+            logging.getLogger(__name__).warning("The decode step runs without a CUDA graph: %s", error)
+            return None
+
+    def give_back(self, step: GraphStep) -> None:
+        """Keep a recording for later runs; the oldest ones go."""
+        with self._lock:
+            self._idle = [*self._idle, step][-_IDLE:]

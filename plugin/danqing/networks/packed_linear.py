@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +28,19 @@ def linear(module: nn.Module, gelu: bool = False) -> Linear:
     """
     if not is_plain(module):
         return (lambda states: F.gelu(module(states))) if gelu else module
-    weight = module.weight.detach()
-    weight = weight.T if isinstance(module, Conv1D) else weight
-    bias = module.bias.detach() if module.bias is not None else None
+    weight, bias = _parameters(module)
     if packable(weight.device, weight.dtype):
         return _packed(weight, bias, gelu)
     if gelu:
         return lambda states: F.gelu(F.linear(states, weight, bias))
     return lambda states: F.linear(states, weight, bias)
+
+
+def _parameters(module: Any) -> tuple[Tensor, Tensor | None]:
+    """The weight as [out, in], and the bias."""
+    weight = module.weight.detach()
+    bias = module.bias.detach() if module.bias is not None else None
+    return weight.T if isinstance(module, Conv1D) else weight, bias
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -57,7 +63,12 @@ def packable(device: torch.device, dtype: torch.dtype) -> bool:
 def _packed(weight: Tensor, bias: Tensor | None, gelu: bool) -> Linear:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     attr, algorithm = ("gelu", "none") if gelu else ("none", "")
-    return lambda states: torch.ops.mkldnn._linear_pointwise(states, packed, bias, attr, [], algorithm)
+
+    def product(states: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, attr, [], algorithm)
+        return out
+
+    return product
 
 
 @cache

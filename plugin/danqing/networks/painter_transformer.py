@@ -10,19 +10,19 @@ A sequence is ``[text tokens | image codes]``. Image code ``i`` has the id ``i``
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from danqing_pack.errors import FormatError, RequestError
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Cache, GPT2Config, GPT2Model, PretrainedConfig, PreTrainedModel
+from transformers import Cache, GPT2Config, GPT2Model, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 @strict
-class PainterConfig(PretrainedConfig):  # type: ignore[misc]
+class PainterConfig(PreTrainedConfig):
     """Sizes of a painter; the defaults are those of ``pai-painter-base-zh``.
 
     ``vocab_size`` counts image codes and text tokens together. The first ``n_unmasked`` positions see each other in
@@ -60,7 +60,7 @@ class PainterConfig(PretrainedConfig):  # type: ignore[misc]
 
     def gpt(self) -> GPT2Config:
         """The body in GPT-2's own words."""
-        return GPT2Config(
+        body = GPT2Config(
             vocab_size=self.vocab_size,
             n_positions=self.n_positions,
             n_embd=self.n_embd,
@@ -76,15 +76,18 @@ class PainterConfig(PretrainedConfig):  # type: ignore[misc]
             bos_token_id=None,
             eos_token_id=None,
             tie_word_embeddings=False,
-            attn_implementation=self._attn_implementation,
         )
+        body._attn_implementation = self._attn_implementation
+        return body
 
 
 class PainterTransformer(PreTrainedModel):
     """``gpt`` (a ``GPT2Model``), ``head`` over the image codes, ``ent_emb`` where the painter knows entities."""
 
+    __module__ = "danqing.components"
     config_class = PainterConfig
-    config: PainterConfig
+    if TYPE_CHECKING:  # transformers would look the name up in the module that stands above
+        config: PainterConfig
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GPT2Block"]
@@ -102,13 +105,13 @@ class PainterTransformer(PreTrainedModel):
         self.gpt = GPT2Model(config.gpt())
         self.head = nn.Linear(config.n_embd, config.image_vocab_size, bias=False)
         self.ent_emb = nn.Linear(config.entity_dim, config.n_embd) if config.entity_dim else None
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.gpt.wte
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.gpt.wte = value
+        self.gpt.set_input_embeddings(value)
 
     def forward(
         self,
@@ -127,7 +130,7 @@ class PainterTransformer(PreTrainedModel):
             words: int64 [B, E, text_length], rows of ``entity_embeddings`` under each text token; knowledge variant.
             entity_embeddings: float [N, entity_dim].
             labels: int64 [B, N], the image codes; their cross-entropy becomes ``loss``. -100 is left out.
-            past_key_values: what an earlier call with ``use_cache=True`` returned; ``input_ids`` are then the new tokens.
+            past_key_values: from an earlier call with ``use_cache=True``; ``input_ids`` are then the new tokens.
 
         Returns:
             ``logits`` float [B, T, image_vocab_size], and ``loss`` and ``past_key_values`` where asked for.
@@ -163,12 +166,14 @@ class PainterTransformer(PreTrainedModel):
         if words.ndim != 3 or words.shape[-1] != expected:
             raise RequestError(f"words must have the shape [batch, entities, {expected}], not {list(words.shape)}.")
         weight = self.ent_emb.weight
-        return self.ent_emb(F.embedding(words.to(weight.device), entity_embeddings.to(weight)))
+        embedded: Tensor = self.ent_emb(F.embedding(words.to(weight.device), entity_embeddings.to(weight)))
+        return embedded
 
     def _states(self, input_ids: Tensor) -> Tensor:
         """The output of the last block before the final norm, which ``GPT2Model`` does not hand out."""
         gpt, length = self.gpt, input_ids.shape[1]
-        hidden = gpt.drop(gpt.wte(input_ids) + gpt.wpe(torch.arange(length, device=input_ids.device)))
+        places = torch.arange(length, device=input_ids.device)
+        hidden: Tensor = gpt.drop(gpt.wte(input_ids) + gpt.wpe(places))
         mask = prefix_mask(length, self.config.n_unmasked, hidden)
         for block in gpt.h:
             hidden = block(hidden, None, mask)

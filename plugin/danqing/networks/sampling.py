@@ -48,7 +48,7 @@ class Sampling:
         """One code for each row: int64 [B] from scores [B, V] and numbers [B] in [0, 1)."""
         if not self.do_sample:
             return logits.argmax(dim=-1)
-        # In float64 the running sum neither loses small probabilities nor ends below the number that looks for its place.
+        # In float64 the running sum loses no small probability, and no number in [0, 1) lies beyond its end.
         heights = self.probabilities(logits).double().cumsum(dim=-1)
         return torch.searchsorted(heights, uniform.double()[:, None] * heights[:, -1:], right=True)[:, 0]
 
