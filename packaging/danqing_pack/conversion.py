@@ -69,7 +69,7 @@ def convert(
             names = found.layout.files(found.folder)
             hashing = {name: second_core.submit(sha256_of, found.folder / name) for name in names}
             digests = layout.write(form, folder, progress)
-            extra = {"remade": dict(form.remade)} if isinstance(form, Modern) and form.remade else {}
+            extra = {"remade": dict(form.remade)} if isinstance(form, Modern) and form.remade is not None else {}
             manifests.write(folder, family=found.family.name, layout=to, dimensions=size, files=digests, source={
                 "layout": found.layout.name, "files": {name: done.result() for name, done in hashing.items()}}, **extra)
             sizes = {name: (folder / name).stat().st_size for name in sorted([*digests, manifests.NAME])}

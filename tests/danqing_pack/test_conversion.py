@@ -134,13 +134,13 @@ def test_the_first_source_that_speaks_decides_the_text_length(
 
 
 def test_an_open_text_length_is_asked_for_and_then_remembered(make_painter: MakePainter, tmp_path: Path) -> None:
-    folder, _, _ = make_painter(block_size=20 + 16)
+    folder, _, _ = make_painter(block_size=21 + 16)
     with pytest.raises(FormatError, match="--text-length"):
         detect(folder)
     with pytest.raises(RequestError, match="no square"):
-        detect(folder, text_length=21)
-    back = there_and_back(folder, tmp_path, text_length=20)
-    assert detect(back).dimensions.text_length == 20
+        detect(folder, text_length=22)
+    back = there_and_back(folder, tmp_path, text_length=21)
+    assert detect(back).dimensions.text_length == 21
 
 
 # ---------------------------------------------------------------- outputs
