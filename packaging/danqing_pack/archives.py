@@ -87,16 +87,14 @@ def _copy(blob: Path | bytes, size: int, stream: _Blocks, progress: Progress | N
         return sha256(blob).hexdigest()
     digest, left = sha256(), size
     with blob.open("rb", buffering=0) as file:
-        while data := file.read(CHUNK):
-            left -= len(data)
-            if left < 0:
-                break
+        while left and (data := stream.fill(file, left)):
             digest.update(data)
-            stream.write(data)
+            left -= len(data)
             if progress is not None:
                 progress(len(data))
-    if left:
-        raise FormatError(f"{blob} changed while it was packed; wait until it is written and pack again.", path=blob)
+        if left or file.read(1):
+            raise FormatError(f"{blob} changed while it was packed: wait until it is written and pack again.",
+                              path=blob)
     return digest.hexdigest()
 
 
@@ -104,20 +102,30 @@ class _Blocks:
     """Hands on blocks of one size: each is compressed by itself, so the bytes depend on where they are cut."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._left = file, bytearray()
+        raw = getattr(file, "raw", file)        # not through its buffer, which would copy each block once more
+        self._raw, self._block, self._used = raw, memoryview(bytearray(CHUNK)), 0
+
+    def fill(self, file: io.FileIO | io.BytesIO, limit: int) -> memoryview:
+        """Read up to `limit` bytes of a file straight into the block; what was read, valid until the next call."""
+        if self._used == CHUNK:
+            self._hand_on()
+        start = self._used
+        self._used += file.readinto(self._block[start:start + limit]) or 0
+        return self._block[start:self._used]
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while len(self._left) + len(view) >= CHUNK:
-            cut = CHUNK - len(self._left)
-            self._file.write(bytes(self._left) + view[:cut] if self._left else view[:cut])
-            self._left.clear()
-            view = view[cut:]
-        self._left += view
+        """Append a few bytes."""
+        source = io.BytesIO(data)
+        while self.fill(source, CHUNK):
+            pass
+
+    def _hand_on(self) -> None:
+        self._raw.write(bytes(self._block[:self._used]))
+        self._used = 0
 
     def close(self) -> None:
-        self._file.write(bytes(self._left))
-        self._left.clear()
+        """Hand on what is left."""
+        self._hand_on()
 
 
 def _gzip(raw: IO[bytes], mode: str, **options: int) -> IO[bytes]:

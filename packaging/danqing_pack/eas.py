@@ -1,7 +1,7 @@
 """Bundles for PAI-EAS: a checkpoint folder as one tar.gz, and back.
 
-A bundle is flat, as the service wants it (`model_path` is unpacked into the model directory, and the processor looks for
-`config.json` there): no top folder, no links. It holds the files that belong to the checkpoint by its layout, for
+A bundle is flat, as the service wants it (`model_path` is unpacked into the model directory, and the processor looks
+for `config.json` there): no top folder, no links. It holds the files that belong to the checkpoint by its layout, for
 EasyNLP `config.json pytorch_model.bin vocab.txt` and what the trainer left that a pipeline reads
 (`RRDB_ESRGAN_x4.pth`, `train_config.json`, `label_mapping.json`), for diffusers the tree. `danqing.json` is the last
 member: what the checkpoint is, and the sha256 of every other file, taken in the one pass that packs them.
@@ -63,12 +63,12 @@ def pack(source: str | os.PathLike[str], bundle: str | os.PathLike[str], flavor:
          force: bool = False, progress: Progress | None = None, text_length: int | None = None) -> Packed:
     """Write the checkpoint at `source` (a folder of any layout, or a bundle) to the tar.gz `bundle`.
 
-    flavor: the layout inside, `easynlp` or `diffusers`; another one than that of `source` converts first. Default: as is.
+    flavor: the layout inside, `easynlp` or `diffusers` (default: that of `source`); another one converts first.
     progress: called with the bytes done since the last call (of the conversion too, where there is one).
     text_length: text positions of a painter whose files leave them open.
     The same checkpoint gives the same bytes. `bundle` appears whole or not at all; `source` is never touched.
 
-    Raises FormatError, ConversionError: what lies at `source` is incomplete or damaged, also where a file is not the one
+    Raises FormatError, ConversionError: what lies at `source` is incomplete or damaged, or a file is not the one that
     its danqing.json lists. UnsafeError: a link that leads out of the checkpoint. RequestError: the target, the flavor.
     """
     source, bundle = Path(source), Path(bundle)
@@ -126,7 +126,7 @@ def _ready(source: Path, bundle: Path, flavor: str | None, text_length: int | No
 
 
 def _files(found: Opened, text_length: int | None) -> dict[str, Path]:
-    """What goes into the bundle beside danqing.json, by name. FormatError: something that a pipeline needs is missing."""
+    """What goes into the bundle beside danqing.json, by name. FormatError: what a pipeline needs is missing."""
     from .family import Options
 
     problems = found.family.problems(found.form, Options(text_length=text_length))
@@ -135,7 +135,7 @@ def _files(found: Opened, text_length: int | None) -> dict[str, Path]:
         if path.is_symlink() and path.is_dir():
             raise UnsafeError(f"{path} is a link to a folder, and a bundle holds no links: copy the folder here.",
                               path=path)
-    names = [name for name in found.layout.files(found.folder) if name != manifests.NAME]
+    names = [name for name in found.names if name != manifests.NAME]
     return {name: _plain(found.folder, name) for name in names}
 
 
@@ -174,7 +174,8 @@ def _describing(found: Opened, text_length: int | None) -> Callable[[dict[str, s
 
 def _refuse(fact: str, problems: list[str], path: Path) -> None:
     if problems:
-        raise FormatError(f"{fact}: {listing([each.rstrip('.') for each in problems], 5)}.", path=path, problems=problems)
+        raise FormatError(f"{fact}: {listing([each.rstrip('.') for each in problems], 5)}.", path=path,
+                          problems=problems)
 
 
 def _lift(folder: Path, top: str) -> None:
