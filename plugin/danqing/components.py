@@ -13,7 +13,11 @@ from importlib import import_module
 from typing import Any
 
 CLASSES = {
+    "LegacyPLMSScheduler": "danqing.schedulers.legacy_plms",
     "PainterTransformer": "danqing.networks.painter_transformer",
+    "RRDBNet": "danqing.networks.rrdbnet",
+    "WukongTextEncoder": "danqing.networks.wukong_text_encoder",
+    "WukongTokenizer": "danqing.tokenizers.wukong",
     # the bases that diffusers asks for
     "DiffusionPipeline": "diffusers",
     "ModelMixin": "diffusers",

@@ -49,6 +49,7 @@ class ResidualDenseBlock(nn.Module):
 class RRDBNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Four times the width and height. ``features`` channels, ``blocks`` residual blocks, ``growth`` channels a layer."""
 
+    __module__ = "danqing.components"
     scale = 4
 
     @register_to_config

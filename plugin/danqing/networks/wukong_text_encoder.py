@@ -46,6 +46,7 @@ class WukongTextOutput(ModelOutput):
 class WukongTextEncoder(CLIPTextModel):  # type: ignore[misc]
     """Pools at [SEP], projects, normalises if ``config.normalize``, repeats ``config.n_repeat`` times."""
 
+    __module__ = "danqing.components"
     config_class = WukongTextConfig
 
     def __init__(self, config: WukongTextConfig) -> None:

@@ -52,6 +52,7 @@ class LegacyPLMSScheduler(PNDMScheduler):  # type: ignore[misc]
     starts with a plain Euler step.
     """
 
+    __module__ = "danqing.components"
     _begin_index: int | None = None
 
     @register_to_config

@@ -80,6 +80,8 @@ class WukongTokenizer(BertTokenizer):  # type: ignore[misc]
     stock pipelines name the number of context vectors for negative prompts, which has nothing to do with text here.
     """
 
+    __module__ = "danqing.components"
+
     def __init__(self, vocab: str | Path | dict[str, int] | None = None, **kwargs: Any) -> None:
         if isinstance(vocab, (str, Path)):
             vocab = load_vocabulary(vocab)
