@@ -18,8 +18,9 @@ import numpy as np
 from .digests import HashedFile, Progress
 from .dtypes import SAFETENSORS
 from .errors import ConversionError, FormatError, RequestError, listing
-from .lazy_tensors import Tensor, View
+from .lazy_tensors import Tensor
 from .mapped_files import MappedFile
+from .sources import View
 
 _LONGEST_HEADER = 100_000_000
 _METADATA = "__metadata__"
@@ -49,7 +50,7 @@ def read_safetensors(file: MappedFile) -> dict[str, Tensor]:
                               f"{file.size}; fetch it again.", path=file.path)
         stretches.append((low, high, name))
         try:
-            tensors[name] = View(data[low:high].view(dtype).reshape(shape), file)
+            tensors[name] = Tensor(View(data[low:high].view(dtype).reshape(shape), file))
         except ValueError as error:     # more axes, or longer ones, than an array can have
             raise _damaged(file, f"gives {name} the shape {shape}") from error
     _require_gapless(file, sorted(stretches), len(data))
@@ -122,8 +123,8 @@ def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
         raise FormatError(f"{file.path} is cut short: it has {file.size} bytes; fetch it again.", path=file.path)
     length = int.from_bytes(file.bytes[:8].tobytes(), "little")
     if length > _LONGEST_HEADER:
-        raise FormatError(f"{file.path} is no safetensors file: it starts with no header length; check what was fetched.",
-                          path=file.path)
+        raise FormatError(f"{file.path} is no safetensors file: it starts with no header length; check what was "
+                          "fetched.", path=file.path)
     if 8 + length > file.size:
         raise FormatError(f"{file.path} is cut short: its header of {length} bytes is not all there; fetch it again.",
                           path=file.path)
