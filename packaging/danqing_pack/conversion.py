@@ -66,7 +66,7 @@ def convert(
         if dry_run:
             return Conversion(Path(target), found.family.name, to, _planned(layout, form), notes, dry_run=True)
         with staged_folder(target, force=force, sources=[source]) as folder, ThreadPoolExecutor(1) as second_core:
-            names = found.layout.files(found.folder)
+            names = found.names
             hashing = {name: second_core.submit(sha256_of, found.folder / name) for name in names}
             digests = layout.write(form, folder, progress)
             extra = {"remade": dict(form.remade)} if isinstance(form, Modern) and form.remade is not None else {}

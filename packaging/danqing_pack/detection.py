@@ -21,12 +21,13 @@ from .tensors import Tensor
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint that lies open: a folder, its layout, its neutral form and its family."""
+    """A checkpoint that lies open: a folder, its layout, its neutral form, its family, and the files that belong to it."""
 
     folder: Path
     layout: Layout
     form: Form
     family: Family
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def detect(path: str | Path, text_length: int | None = None) -> Found:
     with opened(path) as found:
         tensors = list(_tensors(found.form))
         return Found(
-            path=path, layout=found.layout.name if path.is_dir() else "eas", flavor=found.layout.name,
+            path=path, layout=found.layout.name if found.folder in (path, path.parent) else "eas", flavor=found.layout.name,
             family=found.family.name, dimensions=found.family.dimensions(found.form, options),
             parameters=sum(prod(tensor.shape) for tensor in tensors), bytes=sum(tensor.nbytes for tensor in tensors),
             dtypes=dict(sorted(Counter(tensor.dtype.name for tensor in tensors).items())), left=found.form.left,
@@ -90,6 +91,9 @@ def opened(path: str | Path) -> Iterator[Opened]:
         return
     if not path.exists():
         raise FormatError(f"There is nothing at {path}; check the name.", path=path)
+    if any(layout.matches(path) for layout in LAYOUTS):
+        yield open_folder(path)
+        return
     from .eas import unpack
 
     with tempfile.TemporaryDirectory(prefix="danqing-") as scratch:
@@ -102,7 +106,8 @@ def open_folder(path: Path) -> Opened:
     """Find layout and family of a folder and open it."""
     layout = find_layout(path)
     form = layout.open(path)
-    return Opened(path, layout, form, find_family(form, path))
+    names = layout.files(path)
+    return Opened(path if path.is_dir() else path.parent, layout, form, find_family(form, path), names)
 
 
 def find_layout(path: Path) -> Layout:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from danqing.adapters.arrays import to_torch
-from danqing_pack.errors import ConversionError, MissingExtraError, listing
+from danqing.building import torch_tensor
+from danqing_pack.errors import ConversionError, MissingExtraError, RequestError, listing
 from danqing_pack.loras import Lora, open_lora
 
 COMPONENTS = ("unet", "text_encoder")
@@ -37,13 +37,16 @@ def apply_loras(pipe: Any, loras: Iterable[tuple[str | Path, float]]) -> tuple[A
 
     Paths are files or folders in any form that ``danqing_pack.loras`` knows. Adapters that the pipeline already
     carries stay as they are. Raises ``FormatError`` for what is no LoRA, ``ConversionError`` with ``problems`` for one
-    whose layers are not those of this model; the pipeline then carries what it carried before.
+    whose layers are not those of this model; the pipeline then carries what it carried before. Raises ``RequestError``
+    for a pipeline whose projections are fused.
     """
     given = [(open_lora(path), float(scale)) for path, scale in loras]
     if not given:
         return ()
     if find_spec("peft") is None:
         raise MissingExtraError("LoRA files need the package peft; pip install peft.", extra="peft")
+    if any(getattr(module, "fused_projections", False) for module in pipe.unet.modules()):
+        raise RequestError("Fused projections would pass over a LoRA; load it into the pipeline before it is made faster.")
     before = dict(zip(*_active(pipe), strict=True))
     applied: list[AppliedLora] = []
     try:
@@ -69,7 +72,7 @@ def fuse_loras(pipe: Any) -> None:
 
 def _load(pipe: Any, lora: Lora, name: str) -> int:
     """Load one file under this adapter name; the number of tensors that are in place afterwards."""
-    tensors = {key: to_torch(tensor) for key, tensor in lora.modern().items()}
+    tensors = {key: torch_tensor(tensor) for key, tensor in lora.modern().items()}
     state, alphas = pipe.lora_state_dict(tensors)
     parts = {part: _peft_names(part, state) for part in COMPONENTS}
     lost = [key for key in state if key.split(".")[0] not in COMPONENTS]

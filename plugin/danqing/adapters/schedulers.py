@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from danqing_pack.errors import RequestError
+from danqing_pack.families.pai_renewal import MOVED_END
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -22,10 +23,6 @@ CLASS_NAMES = {
     "euler": "EulerDiscreteScheduler",
     "lcm": "LCMScheduler",
 }
-# Only these moved their end point. Euler always ended at sigma 0 and takes the same key, so it must not be given it.
-MOVED_END = frozenset({
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
-})
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
@@ -46,7 +43,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
 def faithful_config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with the end point spelled out where ``class_name`` would otherwise take today's default.
 
-    diffusers lists the keys that a file did not hold in ``_use_default_values``; such a key is missing too.
+    Euler always ended at sigma 0 and takes the same key, so it is not given it. diffusers lists the keys that a file did not hold in ``_use_default_values``; such a key is missing too.
     """
     given = dict(config)
     defaults = list(given.get("_use_default_values", ()))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from danqing.adapters.arrays import to_torch
+from danqing.building import torch_tensor
 from danqing_pack.embeddings import Embedding, open_embeddings
 from danqing_pack.errors import ConversionError, RequestError
 
@@ -35,7 +35,7 @@ def add_embeddings(pipe: Any, paths: Iterable[str | Path]) -> tuple[Embedding, .
     tokens = [token for embedding in embeddings for token in embedding.tokens]
     pipe.tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
     ids = torch.tensor(pipe.tokenizer.convert_tokens_to_ids(tokens))
-    _put_rows(pipe.text_encoder, ids, torch.cat([to_torch(embedding.vectors) for embedding in embeddings]))
+    _put_rows(pipe.text_encoder, ids, torch.cat([torch_tensor(embedding.vectors) for embedding in embeddings]))
     return embeddings
 
 

@@ -19,7 +19,7 @@ IMAGE_TOLERANCE, LATENTS_TOLERANCE = 2e-4, 2e-3
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
+def reference() -> Path:
     """The folder of the reference data."""
     return GOLDEN
 

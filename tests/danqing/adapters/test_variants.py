@@ -53,17 +53,17 @@ def test_inpainting(
 
 @pytest.mark.parametrize(("run", "scale"), [("controlnet", 1.0), ("controlnet_scale_0.5", 0.5)])
 def test_controlnet(
-    pipe: Any, golden: Path, inputs: dict[str, torch.Tensor], equals_run: Callable[..., None], run: str, scale: float
+    pipe: Any, reference: Path, inputs: dict[str, torch.Tensor], equals_run: Callable[..., None], run: str, scale: float
 ) -> None:
-    steered = variant(pipe, controlnet=load_controlnet(golden / "controlnet", torch.float32))
+    steered = variant(pipe, controlnet=load_controlnet(reference / "controlnet", torch.float32))
     equals_run(steered, run, image=inputs["control_image"], controlnet_conditioning_scale=scale)
 
 
 @pytest.mark.parametrize(("image", "mask", "control"), CLASS_NAMES)
 def test_every_variant_runs(
-    pipe: Any, golden: Path, inputs: dict[str, torch.Tensor], image: bool, mask: bool, control: bool
+    pipe: Any, reference: Path, inputs: dict[str, torch.Tensor], image: bool, mask: bool, control: bool
 ) -> None:
-    controlnet = load_controlnet(golden / "controlnet", torch.float32) if control else None
+    controlnet = load_controlnet(reference / "controlnet", torch.float32) if control else None
     made = variant(pipe, image, mask, controlnet)
     assert type(made).__name__ == CLASS_NAMES[image, mask, control]
     assert made.unet is pipe.unet and made.safety_checker is pipe.safety_checker
@@ -74,18 +74,18 @@ def test_every_variant_runs(
     assert made(**options).images.shape == (1, 64, 64, 3)
 
 
-def test_a_half_precision_pipeline_stays_so(pipe: Any, golden: Path) -> None:
+def test_a_half_precision_pipeline_stays_so(pipe: Any, reference: Path) -> None:
     """``from_pipe`` alone would cast everything to float32."""
     pipe.to(dtype=torch.bfloat16)
-    controlnet = load_controlnet(golden / "controlnet", torch.bfloat16)
+    controlnet = load_controlnet(reference / "controlnet", torch.bfloat16)
     for made in (variant(pipe, image=True), variant(pipe, controlnet=controlnet)):
         assert {part.dtype for part in (made.unet, made.vae, made.text_encoder, made.safety_checker)} == {torch.bfloat16}
     assert controlnet.dtype == torch.bfloat16
 
 
-def test_the_same_pipeline_and_a_kept_controlnet(pipe: Any, golden: Path) -> None:
+def test_the_same_pipeline_and_a_kept_controlnet(pipe: Any, reference: Path) -> None:
     assert variant(pipe) is pipe
-    steered = variant(pipe, controlnet=load_controlnet(golden / "controlnet", torch.float32))
+    steered = variant(pipe, controlnet=load_controlnet(reference / "controlnet", torch.float32))
     assert variant(steered) is steered
     assert variant(steered, image=True).controlnet is steered.controlnet
 
