@@ -103,7 +103,7 @@ def verify(folder: Path) -> list[str]:
     """One sentence for each missing, changed or unlisted file of a folder; none where it has no danqing.json.
 
     Reads every listed file once, two at a time. Files that people and tools put beside a checkpoint may be unlisted:
-    hidden ones, and README, licence, Markdown and pictures at the top.
+    hidden ones, and README, licence, Markdown and pictures at the top, and what `danqing init` writes.
     """
     try:
         manifest = read(folder)
@@ -129,5 +129,5 @@ def _files(folder: Path) -> Iterable[str]:
 
 def _beside(name: str) -> bool:
     parts = name.lower().split("/")
-    return (name == NAME or any(part.startswith(".") or part == "__pycache__" for part in parts)
+    return (name in (NAME, "configuration.json") or any(part.startswith(".") or part == "__pycache__" for part in parts)
             or len(parts) == 1 and (name.lower().endswith(_BESIDE_ENDINGS) or parts[0].startswith(_BESIDE_STARTS)))
