@@ -25,7 +25,7 @@ from modelscope.utils.import_utils import LazyImportModule
 from PIL import Image
 
 if TYPE_CHECKING:
-    from danqing.hosts.requests import Drawn
+    from danqing.orders import Drawn
 
 TYPE = "danqing"
 ROWS = "text2image_generation"
@@ -59,7 +59,7 @@ class DanqingPipeline(Pipeline):  # type: ignore[misc]
         **keywords: Any,
     ) -> None:
         import danqing
-        from danqing.hosts.requests import SharedPipeline
+        from danqing.orders import SharedPipeline
 
         self.model = _place(model)
         self.models, self.has_multiple_models = [self.model], False

@@ -94,7 +94,7 @@ class Text2ImageGenerationPipeline(Pipeline):
     _load_video_processor: Any = False
 
     def __init__(self, model: PainterForText2ImageGeneration, *args: Any, dtype: Any = None, **keywords: Any) -> None:
-        from danqing.hosts.requests import SharedPipeline
+        from danqing.orders import SharedPipeline
 
         if not isinstance(model, PainterForText2ImageGeneration):
             raise RequestError(f"The model must be a painter folder, not {type(model).__name__}.")
