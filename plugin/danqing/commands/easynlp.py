@@ -1,0 +1,41 @@
+"""EasyNLP's command line as its articles write it: `danqing easynlp --mode=train|predict|evaluate ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from danqing_pack.errors import RequestError
+
+from danqing.easynlp_cli.flags import parse
+
+RAW_ARGUMENTS = True
+"""The flags are this module's own to read: an unknown one is answered with the nearest."""
+
+FAMILIES = {"text2image_generation": "danqing.easynlp_cli.painter"}
+"""--app_name -> the module that knows its parameters, loads, trains and evaluates it."""
+
+
+def run(argv: Sequence[str]) -> int | None:
+    """Carry out one command line; the exit code."""
+    from danqing.easynlp_cli.parameters import parse_parameters
+
+    args = parse(argv)
+    if args.app_name not in FAMILIES:
+        raise RequestError(f"--app_name={args.app_name} is not carried out by this version; it knows "
+                           f"{', '.join(FAMILIES)}.")
+    family: Any = import_module(FAMILIES[args.app_name])
+    parameters = parse_parameters(args.user_defined_parameters, family.PARAMETERS)
+    if args.mode != "predict":
+        work = getattr(family, args.mode)
+        return work(args, parameters)      # type: ignore[no-any-return]
+    from danqing.easynlp_cli.predicting import predict
+
+    try:
+        predict(family, args, parameters)
+    except KeyboardInterrupt:
+        print("danqing: interrupted; the same command with --resume goes on after the last row.", file=sys.stderr)
+        return 130
+    return None
