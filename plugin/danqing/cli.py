@@ -23,6 +23,7 @@ VERBS = {
     "generate": "draw pictures from prompts",
     "pack": "make a bundle for PAI-EAS",
     "unpack": "unpack a bundle, safely",
+    "easynlp": "train, predict or evaluate with the command lines of EasyNLP",
     "tables": "turn a table of texts and images into an image folder, and back",
     "families": "list what Danqing reads and writes",
 }
