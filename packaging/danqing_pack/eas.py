@@ -127,10 +127,15 @@ def _ready(source: Path, bundle: Path, flavor: str | None, text_length: int | No
 
 def _files(found: Opened, text_length: int | None) -> dict[str, Path]:
     """What goes into the bundle beside danqing.json, by name. FormatError: what a pipeline needs is missing."""
+    from .conversion import target_form
     from .family import Options
+    from .layouts import LAYOUTS
 
-    problems = found.family.problems(found.form, Options(text_length=text_length))
-    _refuse(f"{found.folder} is not ready to be packed", problems, found.folder)
+    options = Options(text_length=text_length)
+    _refuse(f"{found.folder} is not ready to be packed", found.family.problems(found.form, options), found.folder)
+    for layout in LAYOUTS:                      # every key, shape and file accounted for; reads no tensor data
+        if layout.name in found.family.layouts:
+            target_form(found, layout, options)
     for path in found.folder.rglob("*"):
         if path.is_symlink() and path.is_dir():
             raise UnsafeError(f"{path} is a link to a folder, and a bundle holds no links: copy the folder here.",
