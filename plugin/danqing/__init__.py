@@ -19,10 +19,13 @@ from danqing.version import __version__
 if TYPE_CHECKING:
     from danqing.easynlp_pipeline import pipeline
     from danqing.loading import load
+    from danqing.upscaling import load_upscaler
 
-__all__ = ["__version__", "load", "pipeline"]
+__all__ = ["__version__", "load", "load_upscaler", "pipeline"]
 
-_HOMES = {"load": "danqing.loading", "pipeline": "danqing.easynlp_pipeline"}
+_HOMES = {
+    "load": "danqing.loading", "load_upscaler": "danqing.upscaling", "pipeline": "danqing.easynlp_pipeline",
+}
 
 danqing_autoload.install()
 

@@ -83,7 +83,8 @@ def _diffusers_model(kind: Any, part: Component, state: dict[str, torch.Tensor],
     if stray:
         raise FormatError(f"{part.class_name} computes the buffers {', '.join(stray)} itself; convert the checkpoint to "
                           "the diffusers layout and load that.", keys=stray)
-    return model.to(dtype).eval()
+    # Not ModelMixin.to: it warns whenever it is given a dtype.
+    return torch.nn.Module.to(model, dtype).eval()
 
 
 def _require_whole(part: Component, missing: list[str], unknown: list[str]) -> None:

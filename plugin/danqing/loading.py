@@ -46,17 +46,18 @@ def load(
     kind = resolve_dtype(torch_dtype or dtype, target)
     with opened(place) as found:
         pipe = _pipeline(found, Options(text_length, weights), kind)
-    pipe.danqing_family = found.family.name
+    pipe.danqing_family, pipe.danqing_source = found.family.name, place
     return pipe.to(target)
 
 
 def _pipeline(found: Opened, options: Options, dtype: torch.dtype) -> Any:
     """A diffusers folder is read by diffusers, everything else is built from its modern form."""
     from danqing.building import build
+    from danqing.progress import library_bars
     from danqing.quiet import quiet_libraries
 
     form = found.family.to_modern(found.form, options)
-    with quiet_libraries():
+    with quiet_libraries(), library_bars():
         if not isinstance(found.form, Modern):
             return build(form, dtype)
         from diffusers import DiffusionPipeline

@@ -7,15 +7,21 @@ lies beyond ``OVERLAP`` pixels moves no 8-bit level. The tail, where nearly all 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from danqing_pack.errors import FormatError, RequestError
 from PIL import Image
 from torch import Tensor
 
 from danqing.networks.rrdbnet import RRDBNet
-from danqing_pack.errors import RequestError
+
+if TYPE_CHECKING:
+    from danqing_pack.sides import Component
+    from diffusers import DiffusionPipeline
 
 TILE = 256
 """Pixels of the input that the trunk takes at once, without their surroundings."""
@@ -26,6 +32,77 @@ TAIL_TILE, TAIL_MARGIN = 96, 2
 Picture = Image.Image | np.ndarray[Any, Any] | Tensor
 Span = tuple[int, int]
 Box = tuple[Span, Span]
+
+
+def load_upscaler(
+    path_or_id: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = "auto"
+) -> Upscaler:
+    """The upscaler of a checkpoint, as a callable on pictures.
+
+    Args:
+        path_or_id: anything ``danqing.load`` takes, the folder ``upscaler/`` of a diffusers folder, or a file such as
+            ``RRDB_ESRGAN_x4.pth``.
+        device, dtype: as for ``danqing.load``.
+
+    Raises:
+        FormatError: there is no upscaler. ConversionError: it is of another architecture.
+    """
+    from danqing.building import build_component
+    from danqing.devices import resolve_device, resolve_dtype
+    from danqing.places import find_model
+
+    target = resolve_device(device)
+    kind = resolve_dtype(dtype, target)
+    place = find_model(path_or_id)
+    with _opened(place) as part:
+        net = build_component(part, place, kind)
+    return Upscaler(net.to(target))
+
+
+def upscaler_of(pipe: DiffusionPipeline) -> Upscaler:
+    """The upscaler of the checkpoint that ``danqing.load`` made ``pipe`` from, on its device; opened once.
+
+    Raises:
+        FormatError: the checkpoint has none. RequestError: the pipeline was made elsewhere.
+    """
+    found: Upscaler | None = getattr(pipe, "danqing_upscaler", None)
+    if found is None:
+        source = getattr(pipe, "danqing_source", None)
+        if source is None:
+            raise RequestError("This pipeline was not made by danqing.load, so its upscaler is not known; call "
+                               "danqing.load_upscaler on the checkpoint.")
+        found = load_upscaler(source, pipe.device, pipe.dtype)
+        pipe.danqing_upscaler = found
+    return found
+
+
+@contextmanager
+def _opened(place: Path) -> Iterator[Component]:
+    """The upscaler's config and weights, open for as long as the block lasts, from wherever they lie."""
+    from danqing_pack import pickles
+    from danqing_pack.detection import opened
+    from danqing_pack.families.esrgan import upscaler_component
+    from danqing_pack.family import Options
+    from danqing_pack.layouts.diffusers import open_component
+
+    if place.suffix in (".pth", ".pt") and place.is_file():
+        yield upscaler_component(pickles.load(place), place.name)
+    elif _is_folder_of_one(place):
+        yield open_component(place, "danqing.components", "RRDBNet")
+    else:
+        with opened(place) as checkpoint:
+            form = checkpoint.family.to_modern(checkpoint.form, Options())
+            if "upscaler" not in form.attachments:
+                raise FormatError(f"{place} has no upscaler; name a checkpoint that has one, or a file RRDB_ESRGAN_x4.pth.",
+                                  path=place)
+            yield form.attachments["upscaler"]
+
+
+def _is_folder_of_one(place: Path) -> bool:
+    from danqing_pack.layouts.layout import read_json
+
+    config = place / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") == "RRDBNet"
 
 
 class Upscaler:
@@ -120,7 +197,7 @@ def as_tensor(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
-        values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return values.float() / 255 if image.dtype == np.uint8 else values.float()
     if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3:
         return image.float() / 255 if image.dtype == torch.uint8 else image.float()

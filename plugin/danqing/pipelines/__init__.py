@@ -9,6 +9,7 @@ CLASSES = {
 """Name -> the module that defines it. A class is fetched when it is asked for: importing this imports nothing heavy."""
 
 ROWS = {
+    "chinese-ldm": "danqing.pipelines.latent_rows:pipeline_rows",
     "painter": "danqing.pipelines.rows:pipeline_rows",
 }
 """Family -> the function that draws texts and returns EasyNLP's rows: (pipe, texts, **user parameters) -> rows."""
