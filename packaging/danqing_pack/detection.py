@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from .errors import FormatError, listing
+from .errors import ConversionError, FormatError, listing
 from .families import FAMILIES
 from .family import Family, Form, Options, dimensions_json
 from .layouts import LAYOUTS, Layout
@@ -74,10 +74,11 @@ def detect(path: str | Path, text_length: int | None = None) -> Found:
     options = Options(text_length=text_length)
     with opened(path) as found:
         tensors = list(_tensors(found.form))
+        weights = _weights(found, options)
         return Found(
             path=path, layout=found.layout.name if found.folder in (path, path.parent) else "eas", flavor=found.layout.name,
             family=found.family.name, dimensions=found.family.dimensions(found.form, options),
-            parameters=sum(prod(tensor.shape) for tensor in tensors), bytes=sum(tensor.nbytes for tensor in tensors),
+            parameters=sum(prod(tensor.shape) for tensor in weights), bytes=sum(tensor.nbytes for tensor in tensors),
             dtypes=dict(sorted(Counter(tensor.dtype.name for tensor in tensors).items())), left=found.form.left,
         )
 
@@ -146,6 +147,14 @@ def _tensors(form: Form) -> Iterator[Tensor]:
         return
     for part in form.folders.values():
         yield from part.tensors.values()
+
+
+def _weights(found: Opened, options: Options) -> list[Tensor]:
+    """The tensors that the networks compute with: buffers are none, where the checkpoint is whole enough to tell."""
+    try:
+        return list(_tensors(found.family.to_modern(found.form, options)))
+    except ConversionError:
+        return list(_tensors(found.form))
 
 
 def _count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What the calls of all hosts have in common: the forms prompts come in, keywords, seeds, batches, and one lock.
+"""What all calls have in common, from hosts or the command line: the forms prompts come in, keywords, seeds, one lock.
 
 A host hands over a string, a dict with ``text``, or a list of either; a dict's other keys are keywords of the pipeline
 for that element alone. Later levels win: what was given at construction, at the call, in the element.

@@ -29,3 +29,20 @@ def byte_progress(what: str) -> Iterator[Callable[[int], None] | None]:
         yield advance
     finally:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def library_bars() -> Iterator[None]:
+    """While the block runs, diffusers and transformers show their loading bars only where somebody watches."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = () if sys.stderr.isatty() else (of_diffusers, of_transformers)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
