@@ -25,7 +25,10 @@ VERBS = {
     "unpack": "unpack a bundle, safely",
     "easynlp": "train, predict or evaluate with the command lines of EasyNLP",
     "tables": "turn a table of texts and images into an image folder, and back",
+    "tables": "turn EasyNLP tables into image folders, and back",
+    "easynlp": "run the command lines of EasyNLP's articles",
     "families": "list what Danqing reads and writes",
+    "demo": "show the whole way with the small painter inside",
 }
 
 
@@ -38,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except DanqingError as error:
         print(f"danqing: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "danqing", "danqing_pack"):
+            raise                           # a fault of ours
+        print(f"danqing: {sys.executable} has no module {error.name}; install Danqing there with `pip install .`, or use "
+              "the interpreter that has it, such as .venv/bin/python.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("danqing: interrupted; nothing half done was left.", file=sys.stderr)

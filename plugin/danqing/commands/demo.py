@@ -1,0 +1,87 @@
+"""Show the whole way with the small painter inside Danqing: detect, convert, check, generate, pack, unpack, ModelScope.
+
+Each command is printed as you would type it, and run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from danqing_pack.errors import DanqingError
+
+MADE = ("painter", "model.tar.gz", "unpacked", "pictures", "from-the-bundle")
+"""What a demo leaves in its folder, and the next one replaces."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``danqing demo``."""
+    parser.add_argument("-o", "--output", type=Path, default=Path("danqing-demo"), metavar="DIR",
+                        help="folder for everything the demo makes (default: danqing-demo)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the first picture (default: 1)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the way, and compare what came out of the folder with what came out of the bundle."""
+    from danqing.mini import CHECKPOINT, DEMO_PROMPTS
+
+    out: Path = args.output
+    for name in MADE:
+        _remove(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    painter, bundle, unpacked = (out / name for name in ("painter", "model.tar.gz", "unpacked"))
+    drawing = [*DEMO_PROMPTS, "--seed", str(args.seed), "--batch-size", "16"]
+    _command("detect", CHECKPOINT)
+    _command("convert", CHECKPOINT, painter, "--to", "diffusers")
+    _command("check", painter)
+    _command("generate", *drawing, "-m", painter, "-o", out / "pictures")
+    _command("pack", painter, bundle)
+    _command("unpack", bundle, unpacked)
+    _command("generate", *drawing, "-m", unpacked, "-o", out / "from-the-bundle")
+    print(f"\n{_compare(out / 'pictures', out / 'from-the-bundle')}")
+    _modelscope(painter, DEMO_PROMPTS[0], args.seed)
+    print(f"\nThe pictures: {out / 'pictures' / '0001-sheet.png'}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _command(*words: str | Path) -> None:
+    """Print a command as it would be typed, and run it."""
+    from danqing import cli
+
+    typed = [str(word) for word in words]
+    print(f"\n$ danqing {shlex.join(typed)}", flush=True)
+    if cli.main(typed):
+        raise DanqingError(f"The demo stops here: `danqing {typed[0]}` found a problem.")
+
+
+def _compare(one: Path, other: Path) -> str:
+    """Whether two folders hold the same pictures, pixel by pixel."""
+    from PIL import Image
+
+    names = [sorted(path.name for path in folder.glob("*.png")) for folder in (one, other)]
+    different = [name for name in names[0] if names[0] != names[1]
+                 or not np.array_equal(np.asarray(Image.open(one / name)), np.asarray(Image.open(other / name)))]
+    if different:
+        raise DanqingError(f"{len(different)} of {len(names[0])} pictures differ between the folder and the bundle: "
+                           f"{different[0]} first.")
+    return f"{len(names[0])} pictures, drawn from the folder and from the bundle: every pixel is equal."
+
+
+def _modelscope(painter: Path, prompt: str, seed: int) -> None:
+    """The same picture through ModelScope."""
+    from modelscope.pipelines import pipeline
+
+    print("\n>>> from modelscope.pipelines import pipeline")
+    print(f'>>> pipeline("text-to-image-synthesis", "{painter}")({{"text": "{prompt}"}}, seed={seed})["output_imgs"]')
+    images: list[Any] = pipeline("text-to-image-synthesis", str(painter))({"text": prompt}, seed=seed)["output_imgs"]
+    print(f"[{images[0].dtype} {list(images[0].shape)}, BGR]")
