@@ -83,7 +83,7 @@ FORMS = (
     lambda image: b"data:image/png;base64," + encoded(image),
     lambda image: b" data:image/jpeg;charset=x;base64," + base64.urlsafe_b64encode(image),
 )
-_text = st.text(st.characters(exclude_characters="\t\r\n\0", exclude_categories=["Cs"]), max_size=20)
+_text = st.text(st.characters(exclude_characters="\t\r\n\0\ufeff", exclude_categories=["Cs"]), max_size=20)
 _image = st.binary(max_size=300).map(lambda rest: b"\x89PNG\r\n\x1a\n" + rest)
 _row = st.tuples(_text, _text.filter(str.strip), _image, st.sampled_from(FORMS))
 

@@ -1,0 +1,333 @@
+"""EasyNLP's command line: the lines of the articles, flags and parameters, and predictions that survive a kill."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from danqing import cli
+from danqing.easynlp_cli.flags import parse
+from danqing.easynlp_cli.parameters import parse_parameters
+from danqing.easynlp_cli.predicting import fingerprint, predict
+from danqing.easynlp_cli.resumable_table import ResumableTable
+from danqing_pack.errors import DanqingError, FormatError, RequestError
+
+ARTICLE = """
+    --mode=predict --worker_gpu=0 --tables={tables} --input_schema=idx:str:1,text:str:1 --first_sequence=text
+    --outputs={outputs} --output_schema=idx,text,gen_imgbase64 --checkpoint_dir={checkpoint} --sequence_length=288
+    --micro_batch_size=8 --app_name=text2image_generation
+"""
+"""The predict command of the article, but for the paths."""
+
+
+# ---- flags
+
+def test_the_training_command_of_the_article() -> None:
+    args = parse([
+        "--mode=train", "--worker_gpu=1", "--tables=./tmp/T2I_train.tsv,./tmp/T2I_val.tsv",
+        "--input_schema=idx:str:1,text:str:1,imgbase64:str:1", "--first_sequence=text", "--second_sequence=imgbase64",
+        "--checkpoint_dir=./tmp/artist_model_finetune", "--learning_rate=4e-5", "--epoch_num=1", "--random_seed=42",
+        "--logging_steps=100", "--save_checkpoint_steps=200", "--sequence_length=288", "--micro_batch_size=8",
+        "--app_name=text2image_generation",
+        "--user_defined_parameters=\n  pretrain_model_name_or_path=alibaba-pai/pai-painter-base-zh\n  size=256\n",
+    ])
+    assert (args.mode, args.learning_rate, args.epoch_num, args.save_checkpoint_steps) == ("train", 4e-5, 1.0, 200)
+    assert args.user_defined_parameters.split() == [
+        "pretrain_model_name_or_path=alibaba-pai/pai-painter-base-zh", "size=256"]
+
+
+def test_spaces_aliases_and_defaults_as_in_the_original() -> None:
+    args = parse(["--mode", "predict", "--train_batch_size", "4", "--checkpoint_path", "x", "--wd", "0.5"])
+    assert (args.micro_batch_size, args.checkpoint_dir, args.weight_decay) == (4, "x", 0.5)
+    args = parse([])
+    assert (args.mode, args.random_seed, args.epoch_num, args.learning_rate, args.micro_batch_size) == (
+        "train", 1234, 3.0, 5e-5, 2)
+    assert not args.skip_first_line and parse(["--skip_first_line"]).skip_first_line
+
+
+@pytest.mark.parametrize("word, sentence", [
+    ("--mdoe=train", "There is no flag --mdoe; the nearest is --mode."),
+    ("--micro-batch-size=3", "There is no flag --micro-batch-size; the nearest is --micro_batch_size."),
+    ("--checkpoint=x", "the nearest is --checkpoint_dir."),
+    ("--table", "the nearest is --tables."),
+    ("predict", "'predict' stands alone; a flag is written --name=value."),
+    ("--epoch_num=many", "invalid float value: 'many'"),
+    ("--micro_batch_size=0", "0 is not a whole number of at least 1"),
+    ("--mode=serve", "invalid choice: 'serve'"),
+    ("--app_name=text_classify", "invalid choice: 'text_classify'"),
+    ("--user_script=oss://x", "--user_script cannot be followed: scripts are not fetched and run."),
+    ("--odps_config=x", "export them as TSV files"),
+])
+def test_wrong_usage_is_one_line_and_code_2(word: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["easynlp", word])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and sentence in printed and printed.count("\n") == 1
+
+
+def test_what_has_no_effect_is_taken_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    parse(["--predict_thread_num=1", "--sequence_length=288", "--label_name=x"])
+    assert capsys.readouterr().err == (
+        "danqing: --label_name has no effect here.\ndanqing: --predict_thread_num has no effect here.\n")
+
+
+# ---- parameters
+
+KNOWN = {"size": int, "random_crop": bool, "temperature": float, "pretrain_model_name_or_path": str}
+
+
+def test_parameters_have_types() -> None:
+    text = "\n  size=256\trandom_crop=False temperature=0.5\n pretrain_model_name_or_path='./a b=c' \n"
+    assert parse_parameters(text, KNOWN) == {
+        "size": 256, "random_crop": False, "temperature": 0.5, "pretrain_model_name_or_path": "./a b=c"}
+    assert parse_parameters("random_crop=True", KNOWN) == {"random_crop": True}
+    assert parse_parameters("", KNOWN) == {}
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ("size", "'size' has no value; write size=VALUE"), ("sizes=3", "no 'sizes'; the nearest is 'size'"),
+    ("size=big", "size is a whole number, not 'big'"), ("temperature=hot", "temperature is a number, not 'hot'"),
+    ("random_crop=maybe", "random_crop is True or False, not 'maybe'"), ("size='3", "cannot be split into words"),
+])
+def test_parameters_that_are_refused(text: str, sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        parse_parameters(text, KNOWN)
+
+
+# ---- predicting, with a family that draws letters
+
+class Letters:
+    """A family whose picture is a function of text and row; it can be told to die before a row."""
+
+    COLUMNS = ("idx", "text", "gen_imgbase64")
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.dies_at, self.batches, self.loaded = dies_at, [], 0
+
+    def settings(self, args: argparse.Namespace, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(parameters)
+
+    def predictor(self, args: argparse.Namespace, parameters: Mapping[str, Any]) -> Any:
+        self.loaded += 1
+        return SimpleNamespace(columns=self.COLUMNS, rows=self._rows)
+
+    def _rows(self, records: Sequence[dict[str, str]], first: int) -> list[dict[str, Any]]:
+        self.batches.append((first, len(records)))
+        if self.dies_at is not None and first + len(records) > self.dies_at:
+            raise KeyboardInterrupt
+        return [{"idx": record["idx"], "text": record["text"].upper(), "gen_imgbase64": [f"{record['text']}{row}"]}
+                for row, record in enumerate(records, first)]
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Callable[..., argparse.Namespace]:
+    """Makes the flags of a prediction over seven rows."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "in.tsv").write_bytes("".join(f"{i}\ttext{i}\tcolour{i}\n" for i in range(1, 8)).encode())
+
+    def make(*words: str) -> argparse.Namespace:
+        return parse(["--mode=predict", f"--tables=ignored.tsv,{tmp_path}/in.tsv", f"--outputs={tmp_path}/out/o.tsv",
+                      "--input_schema=idx:str:1,text:str:1,colour:str:1", "--first_sequence=text",
+                      f"--checkpoint_dir={tmp_path}/model", "--micro_batch_size=3", *words])
+
+    return make
+
+
+def expected(numbers: Sequence[int] = range(1, 8)) -> str:
+    return "".join(f"{i}\tTEXT{i}\t['text{i}{i - 1}']\n" for i in numbers)
+
+
+def test_rows_of_the_original_format(order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    predict(Letters(), order(), {})
+    assert (tmp_path / "out/o.tsv").read_text() == expected()
+    assert os.listdir(tmp_path / "out") == ["o.tsv"]
+    predict(Letters(), order("--output_schema=gen_imgbase64,idx", "--append_cols=colour,text"), {})
+    assert (tmp_path / "out/o.tsv").read_text().splitlines()[6] == "['text76']\t7\tcolour7\ttext7"
+
+
+def test_headers_and_tables_without_idx(order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    (tmp_path / "in.tsv").write_bytes(b"\xef\xbb\xbftext\r\none\r\ntwo\textra\r\n")
+    predict(Letters(), order("--input_schema=text:str:1", "--skip_first_line"), {})
+    assert (tmp_path / "out/o.tsv").read_text() == "1\tONE\t['one0']\n2\tTWO\t['two1']\n"
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("torn", ["", "8\tTEX", "\0" * 40])
+def test_a_run_goes_on_after_the_last_complete_row(
+        rows: int, torn: str, order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        predict(Letters(dies_at=3), order(), {})
+    partial = tmp_path / "out/o.tsv.partial"
+    assert partial.read_text() == expected(range(1, 4)) and not (tmp_path / "out/o.tsv").exists()
+    partial.write_text(expected(range(1, rows + 1)) + torn)
+    family = Letters()
+    predict(family, order("--resume"), {})
+    assert (tmp_path / "out/o.tsv").read_text() == expected()
+    assert os.listdir(tmp_path / "out") == ["o.tsv"]
+    # batches begin where they would have begun, so that even rounding is the same
+    assert [first for first, _ in family.batches] == [first for first in (0, 3, 6) if rows < min(first + 3, 7)]
+    assert family.loaded == (rows < 7)
+
+
+def test_an_interrupted_run_is_neither_overwritten_nor_mixed(
+        order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        predict(Letters(dies_at=3), order(), {"n": 1})
+    with pytest.raises(RequestError, match="holds 3 rows of an interrupted run: go on with --resume"):
+        predict(Letters(), order(), {"n": 1})
+    with pytest.raises(RequestError, match="begun with another n and random_seed: go on with the same"):
+        predict(Letters(), order("--resume", "--random_seed=7"), {"n": 2})
+    (tmp_path / "model/config.json").write_text("[]")
+    with pytest.raises(RequestError, match="begun with another checkpoint"):
+        predict(Letters(), order("--resume"), {"n": 1})
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "in.tsv").write_bytes((tmp_path / "in.tsv").read_bytes().replace(b"text5", b"text9"))
+    with pytest.raises(RequestError, match="begun with another table"):
+        predict(Letters(), order("--resume"), {"n": 1})
+    assert (tmp_path / "out/o.tsv.partial").read_text() == expected(range(1, 4))
+    (tmp_path / "out/o.tsv.partial.json").write_text("?")
+    with pytest.raises(RequestError, match="does not say what the rows .* were made from"):
+        predict(Letters(), order("--resume"), {"n": 1})
+    predict(Letters(), order("--force"), {"n": 2})
+    assert os.listdir(tmp_path / "out") == ["o.tsv"]
+    # a larger batch changes no picture, so it may change on the way
+    with pytest.raises(KeyboardInterrupt):
+        predict(Letters(dies_at=3), order(), {})
+    predict(Letters(), order("--resume", "--micro_batch_size=2"), {})
+    assert "text98" not in (text := (tmp_path / "out/o.tsv").read_text()) and text.count("\n") == 7
+
+
+def test_two_runs_do_not_write_one_table(order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    first = ResumableTable(tmp_path / "out/o.tsv", 3, {}, resume=False, force=False)
+    with pytest.raises(RequestError, match="Another run is writing"):
+        predict(Letters(), order("--force"), {})
+    first.close()
+    assert os.listdir(tmp_path / "out") == []
+    predict(Letters(), order(), {})
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["--output_schema=idx,image"], "no column 'image'; this model gives idx, text, gen_imgbase64"),
+    (["--append_cols=size"], "no column 'size'; the schema names idx, text, colour"),
+    (["--first_sequence=words"], "no column 'words'"),
+    (["--tables="], "needs --tables"), (["--outputs="], "needs --outputs"),
+    (["--input_schema="], "needs --input_schema"),
+    (["--checkpoint_dir="], "needs --checkpoint_dir"),
+    (["--tables=odps://p/t"], "odps://p/t is not read here: export the table"),
+    (["--tables=oss://b/t.tsv"], "is not read here: copy the file"), (["--tables=nowhere.tsv"], "no table nowhere.tsv"),
+    (["--input_schema=idx,text,colour,size"], "Line 1 of .*: 3 cells, where the schema names 4"),
+])
+def test_orders_that_cannot_be_carried_out(
+        words: list[str], sentence: str, order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    family = Letters()
+    with pytest.raises(DanqingError, match=sentence):
+        predict(family, order(*words), {})
+    assert not family.loaded and not (tmp_path / "out").exists()
+
+
+def test_a_bad_row_is_found_before_the_model_is_loaded(
+        order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    with open(tmp_path / "in.tsv", "ab") as file:
+        file.write(b"8\t\xba\xec\tred\n")
+    family = Letters()
+    with pytest.raises(FormatError, match="Line 8 of .*it could be GBK"):
+        predict(family, order(), {})
+    assert not family.loaded
+
+
+def test_a_fingerprint_sees_a_change_of_the_weights(tmp_path: Path) -> None:
+    file = tmp_path / "model.bin"
+    file.write_bytes(bytes(300_000))
+    before = fingerprint(str(tmp_path)), fingerprint(str(file))
+    (tmp_path / "events.log").write_bytes(b"a log that grows")
+    os.utime(file, (0, 0))
+    assert (fingerprint(str(tmp_path)), fingerprint(str(file))) == before
+    file.write_bytes(bytes(299_999) + b"x")
+    assert fingerprint(str(tmp_path)) != before[0] and fingerprint(str(file)) != before[1]
+    assert fingerprint("alibaba-pai/pai-painter-base-zh") == "alibaba-pai/pai-painter-base-zh"
+
+
+# ---- predicting, with the painter
+
+def words(tables: Path, outputs: Path, checkpoint: Path, *more: str) -> list[str]:
+    return ["easynlp", *ARTICLE.format(tables=tables, outputs=outputs, checkpoint=checkpoint).split(), *more]
+
+
+def test_the_painter_gives_the_row_of_the_original(
+        golden: Path, painter_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    texts = json.loads((golden / "easynlp/painter_tiny/inputs/inputs.json").read_text("utf-8"))["texts"]
+    [reference] = json.loads((golden / "easynlp/painter_tiny/expected/predictor_greedy.json").read_text("utf-8"))
+    (tmp_path / "in.tsv").write_text(f"{reference['idx']}\t{texts[1]}\n", encoding="utf-8")
+    line = words(tmp_path / "in.tsv", tmp_path / "out.tsv", painter_checkpoint,
+                 "--user_defined_parameters=size=256 text_len=32 img_len=256 img_vocab_size=16384 top_k=1")
+    assert cli.main(line) == 0
+    printed = capfd.readouterr()
+    assert "Wrote" in printed.out
+    assert "img_vocab_size is 128 in this checkpoint; 16384 is not followed." in printed.err
+    idx, text, pictures = (tmp_path / "out.tsv").read_text("utf-8").removesuffix("\n").split("\t")
+    assert (idx, text) == (str(reference["idx"]), reference["text"])
+    ours, theirs = (np.asarray(Image.open(io.BytesIO(base64.b64decode(each))), dtype=int)
+                    for each in (ast.literal_eval(pictures)[0], reference["gen_imgbase64"][0]))
+    assert ours.shape == theirs.shape and abs(ours - theirs).max() <= 1
+
+
+def test_killed_and_resumed_equals_uninterrupted(
+        golden: Path, painter_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    table = golden / "easynlp/tsv/test.tsv"
+    options = ["--micro_batch_size=2", "--append_cols=idx", "--user_defined_parameters=max_generated_num=2"]
+    assert cli.main(words(table, tmp_path / "whole.tsv", painter_checkpoint, *options)) == 0
+    line = words(table, tmp_path / "killed.tsv", painter_checkpoint, *options)
+    partial = tmp_path / "killed.tsv.partial"
+    # the victim stops for good when its second batch is asked for, so that the kill comes at a known row
+    victim = subprocess.Popen([sys.executable, "-c", (
+        "import sys, time\nfrom danqing.easynlp_cli import painter\nfrom danqing import cli\n"
+        "rows = painter.PainterPredictor.rows\n"
+        "def slow(self, records, first):\n    time.sleep(600 if first else 0)\n    return rows(self, records, first)\n"
+        "painter.PainterPredictor.rows = slow\ncli.main(sys.argv[1:])"), *line])
+    try:
+        deadline = time.monotonic() + 120
+        while not partial.exists() or partial.read_bytes().count(b"\n") < 2:
+            assert victim.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        victim.kill()
+    assert victim.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed.tsv").exists()
+    with open(partial, "ab") as file:
+        file.write(b"3\t\xe4\xb8")
+    assert cli.main([*line, "--resume"]) == 0
+    assert "Going on after 2 of 6 rows." in capfd.readouterr().err
+    assert (tmp_path / "killed.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+    rows = [row.split("\t") for row in (tmp_path / "whole.tsv").read_text("utf-8").splitlines()]
+    assert [row[0] for row in rows] == [row[3] for row in rows] == [str(i) for i in range(1, 7)]
+    assert all(len(set(ast.literal_eval(row[2]))) == 2 for row in rows) and len({row[2] for row in rows}) == 6
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+        order: Callable[..., argparse.Namespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    from danqing.commands import easynlp
+
+    family = Letters(dies_at=3)
+    family.PARAMETERS = {}      # type: ignore[attr-defined]
+    monkeypatch.setattr(easynlp, "import_module", lambda name: family)
+    monkeypatch.setattr(easynlp, "parse", lambda argv: order())
+    assert cli.main(["easynlp"]) == 130
+    assert "--resume goes on after the last row" in capsys.readouterr().err
