@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from danqing_pack.detection import Opened, opened
 from danqing_pack.family import Options
 from danqing_pack.sides import Modern
 
+from danqing.adapters.equipping import Equipment, LoraOption, Place, equip
 from danqing.devices import resolve_device, resolve_dtype
 from danqing.places import find_model
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 def load(
     path_or_id: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = "auto",
     text_length: int | None = None, *, revision: str | None = None, weights: str = "auto",
-    torch_dtype: str | torch.dtype | None = None,
+    torch_dtype: str | torch.dtype | None = None, scheduler: str | None = None, lora: Sequence[LoraOption] = (),
+    embeddings: Sequence[Place] = (), controlnet: Place | None = None,
 ) -> DiffusionPipeline:
     """Load a checkpoint as a diffusers pipeline.
 
@@ -33,6 +36,10 @@ def load(
         text_length: text tokens of a painter whose files leave it open.
         revision: of a hub's repository.
         weights: ``auto``, ``ema`` or ``plain``, where a checkpoint holds both.
+        scheduler: of a diffusion model: pndm, ddim, dpmsolver++, unipc, euler or lcm; the folder's own by default.
+        lora: for a diffusion model: files or folders, each alone or with its scale as ``(path, scale)``.
+        embeddings: for a diffusion model: textual inversion files, whose placeholders a prompt may then name.
+        controlnet: for a diffusion model: the folder of a ControlNet.
 
     Returns:
         The pipeline, on its device. ``pipe.danqing_family`` names the family.
@@ -47,7 +54,7 @@ def load(
     with opened(place) as found:
         pipe = _pipeline(found, Options(text_length, weights), kind)
     pipe.danqing_family, pipe.danqing_source = found.family.name, place
-    return pipe.to(target)
+    return equip(pipe.to(target), Equipment(scheduler, lora, embeddings, controlnet))
 
 
 def _pipeline(found: Opened, options: Options, dtype: torch.dtype) -> Any:

@@ -7,6 +7,7 @@ modules included.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,8 +21,14 @@ MESSAGES = (
     "requires torchvision (not installed)",
     # The folder, or the caller, has no safety checker; the licence text is repeated at every from_pipe.
     "You have disabled the safety checker",
+    # No module of these networks has to stay in float32; the list in the message is empty.
+    "that should be kept in float32: []",
     # Only one of UNet and text encoder carries a LoRA; the layers are counted by danqing itself.
     "No LoRA keys associated to",
+)
+WARNINGS = (
+    # Several LoRAs on one model are what was asked for.
+    "Already found a `peft_config` attribute",
 )
 SOURCES = (
     "diffusers.models.modeling_utils",
@@ -34,6 +41,7 @@ SOURCES = (
     "diffusers.pipelines.controlnet.pipeline_controlnet",
     "diffusers.pipelines.controlnet.pipeline_controlnet_img2img",
     "diffusers.pipelines.controlnet.pipeline_controlnet_inpaint",
+    "diffusers.utils.deprecation_utils",
     "diffusers.loaders.peft",
     "diffusers.loaders.lora_base",
     "transformers.utils.import_utils",
@@ -48,12 +56,15 @@ def concerns_the_user(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Drop ``MESSAGES`` while the block runs; loggers are left as they were found."""
+    """Drop ``MESSAGES`` and ``WARNINGS`` while the block runs; loggers are left as they were found."""
     loggers = [logging.getLogger(name) for name in SOURCES]
     for logger in loggers:
         logger.addFilter(concerns_the_user)
     try:
-        yield
+        with warnings.catch_warnings():
+            for message in WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
     finally:
         for logger in loggers:
             logger.removeFilter(concerns_the_user)

@@ -68,7 +68,9 @@ def accelerate(pipe: Any, speedups: Speedups | None = None, level: Level = "quic
     if chosen.dtype is not None:
         pipe.to(dtype=chosen.dtype)
     if chosen.fused_qkv:
-        pipe.fuse_qkv_projections()
+        # The fused layers are drawn at random before they are filled; nobody else's draws may shift by that.
+        with torch.random.fork_rng([pipe.device] if pipe.device.type == "cuda" else []):
+            pipe.fuse_qkv_projections()
     for name in ("unet", "vae", "controlnet"):
         model = getattr(pipe, name, None)
         if model is not None and chosen.channels_last:

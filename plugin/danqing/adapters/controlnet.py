@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from danqing.adapters.edges import canny
+from danqing.quiet import quiet_libraries
 from danqing_pack.errors import ConversionError, FormatError
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def load_controlnet(path: str | Path, dtype: torch.dtype, device: str | torch.de
     if kind != "ControlNetModel":
         raise FormatError(f"{folder} is no ControlNet folder; it needs a config.json of the class ControlNetModel.")
     safe = any(folder.glob("*.safetensors"))
-    model: ControlNetModel = ControlNetModel.from_pretrained(folder, dtype=dtype, use_safetensors=safe)
+    with quiet_libraries():
+        model: ControlNetModel = ControlNetModel.from_pretrained(folder, dtype=dtype, use_safetensors=safe)
     return model.to(device)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from danqing.building import torch_tensor
+from danqing.quiet import quiet_libraries
 from danqing_pack.errors import ConversionError, MissingExtraError, RequestError, listing
 from danqing_pack.loras import Lora, open_lora
 
@@ -83,15 +84,13 @@ def _load(pipe: Any, lora: Lora, name: str) -> int:
         raise ConversionError(
             f"The LoRA {lora.path} was made for another model: {listing(problems) or 'it has no layer'}.", problems=problems
         )
-    if parts["unet"]:
-        pipe.load_lora_into_unet(
-            state, network_alphas=alphas, unet=pipe.unet, adapter_name=name, _pipeline=pipe, low_cpu_mem_usage=True
-        )
-    if parts["text_encoder"]:
-        pipe.load_lora_into_text_encoder(
-            state, network_alphas=alphas, text_encoder=pipe.text_encoder, adapter_name=name, _pipeline=pipe,
-            low_cpu_mem_usage=True,
-        )
+    options: dict[str, Any] = {"network_alphas": alphas, "adapter_name": name, "_pipeline": pipe}
+    with quiet_libraries():
+        if parts["unet"]:
+            pipe.load_lora_into_unet(state, unet=pipe.unet, low_cpu_mem_usage=True, **options)
+        if parts["text_encoder"]:
+            pipe.load_lora_into_text_encoder(
+                state, text_encoder=pipe.text_encoder, low_cpu_mem_usage=True, **options)
     expected = sum(len(layers) for layers in parts.values())
     counted = sum(len(adapter_tensors(getattr(pipe, part), name)) for part in COMPONENTS)
     if counted != expected:

@@ -11,6 +11,8 @@ from danqing_pack.errors import FormatError, RequestError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+OWN_ATTRIBUTES = ("danqing_family", "danqing_source")
+"""What ``danqing.load`` writes on a pipeline."""
 CLASS_NAMES = {
     # (image, mask, ControlNet)
     (False, False, False): "StableDiffusionPipeline",
@@ -41,6 +43,9 @@ def variant(pipe: Any, image: bool = False, mask: bool = False, controlnet: Any 
     with quiet_libraries():
         made = kind.from_pipe(pipe, dtype=pipe.unet.dtype, **extra)
     made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
+    for name in OWN_ATTRIBUTES:
+        if hasattr(pipe, name):
+            setattr(made, name, getattr(pipe, name))
     return made
 
 

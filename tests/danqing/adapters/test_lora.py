@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from danqing.adapters.lora import adapter_tensors, apply_loras, fuse_loras
+from danqing.building import torch_tensor
 from danqing_pack.errors import ConversionError, FormatError
 from danqing_pack.loras import open_lora
 
-OLD_FILES = ("lora_attn_procs", "lora_attn_procs/pytorch_lora_weights.bin", "lora_checkpoint/checkpoint-5")
+OLD_FILES = ("lora_attn_procs", "lora_attn_procs/pytorch_lora_weights.bin")
 
 
 @pytest.fixture
@@ -30,8 +32,6 @@ def unet_output(
 
 @pytest.fixture
 def modern_state(reference: Path) -> dict[str, torch.Tensor]:
-    from danqing.building import torch_tensor
-
     lora = open_lora(reference / "lora_attn_procs")
     return {key: torch_tensor(tensor) for key, tensor in lora.modern().items()}
 
@@ -47,6 +47,22 @@ def test_old_files_apply_whole(
     wanted = expected("lora_unet.safetensors")
     key = next(key for key in wanted if str(scale) in key)
     assert (unet_output(pipe) - wanted[key]).abs().max() < 1e-5
+
+
+def test_a_checkpoint_of_accelerate(
+    pipe: Any, reference: Path, unet_output: Callable[[Any], torch.Tensor]
+) -> None:
+    """Held against the arithmetic itself: W x + scale * up(down(x))."""
+    path = reference / "lora_checkpoint/checkpoint-5"
+    layers = {key.removeprefix("unet."): torch_tensor(tensor) for key, tensor in open_lora(path).modern().items()}
+    plain = copy.deepcopy(pipe.unet)
+    (applied,) = apply_loras(pipe, [(path, 0.7)])
+    assert (applied.name, applied.tensors) == ("checkpoint-5", 256)
+    found, pipe.unet = unet_output(pipe), plain
+    for name, module in plain.named_modules():
+        if f"{name}.lora_A.weight" in layers:
+            module.weight.data += 0.7 * layers[f"{name}.lora_B.weight"] @ layers[f"{name}.lora_A.weight"]
+    assert (unet_output(pipe) - found).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -83,7 +99,7 @@ def test_two_at_once_and_one_after_another(
     assert torch.allclose(unet_output(pipe), whole, atol=1e-5)
     pipe.unload_lora_weights()
     apply_loras(pipe, [(reference / "lora_attn_procs", 0.5)])
-    apply_loras(pipe, [(reference / "lora_checkpoint/checkpoint-5", 0.5)])
+    apply_loras(pipe, [(reference / "lora_attn_procs/pytorch_lora_weights.bin", 0.5)])
     assert torch.allclose(unet_output(pipe), whole, atol=1e-5)
 
 
