@@ -20,6 +20,8 @@ from PIL import Image
 SEEDING = {"seed", "generator"}
 RESERVED = {"self", "prompt", "output_type", "return_dict", "batch_size"}
 """Parameters of a pipeline's call that the host sets."""
+DEPRECATED = {"callback", "callback_steps"}
+"""What stock pipelines still take as ``**kwargs``; whatever else they find there they pass over in silence."""
 ALIASES = {"max_generated_num": "num_images_per_prompt"}
 """EasyNLP's name -> the pipeline's."""
 
@@ -61,8 +63,10 @@ class SharedPipeline:
         self.pipe = pipe
         self._lock = threading.Lock()
         parameters = inspect.signature(type(pipe).__call__).parameters.values()
-        self._takes_anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        names = {parameter.name for parameter in parameters}
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        stock = type(pipe).__module__.startswith("diffusers.")
+        self._takes_anything = open_ended and not stock
+        names = {parameter.name for parameter in parameters} | (DEPRECATED if open_ended and stock else set())
         self._accepted, self._divides = names - RESERVED, "batch_size" in names
         self._defaults = self._checked(defaults)
 
@@ -136,10 +140,24 @@ class SharedPipeline:
         if orders[0].generators:
             keywords["generator"] = [generator for order in orders for generator in order.generators]
         with self._lock:
-            images = self.pipe(prompt=[order.text for order in orders], output_type="pil", **keywords).images
+            images = self.pipe(
+                prompt=[order.text for order in orders], output_type="pil", **self._for_each(keywords, len(orders))
+            ).images
         count = len(images) // len(orders)
         for index in range(len(orders)):
             yield list(images[index * count : (index + 1) * count])
+
+    def _for_each(self, keywords: dict[str, Any], prompts: int) -> dict[str, Any]:
+        """The keywords of which stock pipelines want one for each prompt, or one for each image.
+
+        An image to start from is given once for each image to draw, so that each draws its noise from its own generator.
+        """
+        spread = dict(keywords)
+        if isinstance(spread.get("negative_prompt"), str):
+            spread["negative_prompt"] = [spread["negative_prompt"]] * prompts
+        if "strength" in self._accepted and isinstance(spread.get("image"), Image.Image):
+            spread["image"] = [spread["image"]] * (prompts * spread.get("num_images_per_prompt", 1))
+        return spread
 
     def _checked(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords under the pipeline's own names. Raises RequestError for those that it does not take."""

@@ -23,6 +23,9 @@ MESSAGES = (
     "You have disabled the safety checker",
     # No module of these networks has to stay in float32; the list in the message is empty.
     "that should be kept in float32: []",
+    # Said once already, with the characters as the user wrote them.
+    "Token indices sequence length is longer",
+    "The following part of your input was truncated",
     # Only one of UNet and text encoder carries a LoRA; the layers are counted by danqing itself.
     "No LoRA keys associated to",
 )
@@ -44,6 +47,7 @@ SOURCES = (
     "diffusers.utils.deprecation_utils",
     "diffusers.loaders.peft",
     "diffusers.loaders.lora_base",
+    "transformers.tokenization_utils_base",
     "transformers.utils.import_utils",
 )
 

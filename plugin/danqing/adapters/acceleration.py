@@ -13,6 +13,7 @@ import torch
 
 from danqing.adapters.graphs import GraphedForward
 from danqing.adapters.lora import fuse_loras
+from danqing.quiet import quiet_libraries
 from danqing_pack.errors import RequestError
 
 Level = Literal["quick", "max"]
@@ -66,7 +67,8 @@ def accelerate(pipe: Any, speedups: Speedups | None = None, level: Level = "quic
     chosen = speedups if speedups is not None else pick(pipe.device, level)
     fuse_loras(pipe)
     if chosen.dtype is not None:
-        pipe.to(dtype=chosen.dtype)
+        with quiet_libraries():
+            pipe.to(dtype=chosen.dtype)
     if chosen.fused_qkv:
         # The fused layers are drawn at random before they are filled; nobody else's draws may shift by that.
         with torch.random.fork_rng([pipe.device] if pipe.device.type == "cuda" else []):

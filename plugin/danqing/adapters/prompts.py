@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from danqing.quiet import quiet_libraries
+
 
 def cut_text(tokenizer: Any, prompt: str) -> str:
     """The end of ``prompt`` that ``tokenizer`` leaves out at its ``model_max_length``; empty where all of it fits."""
@@ -25,7 +27,10 @@ def cut_warnings(pipe: Any, prompts: Iterable[str]) -> list[str]:
     limit = pipe.tokenizer.model_max_length
     sentences = []
     for prompt in prompts:
-        expanded = pipe.maybe_convert_prompt(prompt, pipe.tokenizer) if hasattr(pipe, "maybe_convert_prompt") else prompt
+        expanded = prompt
+        if hasattr(pipe, "maybe_convert_prompt"):
+            with quiet_libraries():
+                expanded = pipe.maybe_convert_prompt(prompt, pipe.tokenizer)
         if cut := cut_text(pipe.tokenizer, expanded):
             sentences.append(f"The prompt is longer than the {limit} tokens that this model reads; left out: “{cut}”.")
     return sentences

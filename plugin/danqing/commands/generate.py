@@ -15,6 +15,8 @@ from typing import Any
 
 from danqing_pack.errors import RequestError
 
+from danqing.adapters import options
+
 KEYWORDS = ("top_k", "temperature")
 """Options that travel to the pipeline by their own name, where they were given."""
 LARGEST_SEED = 2**63 - 1
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, fp32, fp16 or bf16 (default: auto)")
     parser.add_argument("--text-length", type=int, metavar="N", help="text tokens of a painter whose files leave it open")
+    options.add_arguments(parser)
     painter = parser.add_argument_group("painter")
     painter.add_argument("--top-k", type=int, metavar="K", help="codes that take part in a draw (default: 100)")
     painter.add_argument("--temperature", type=float, metavar="T", help="how freely codes are drawn (default: 1.0)")
@@ -39,18 +42,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, write a PNG per picture and a contact sheet of several, and say in one line what was written."""
-    seed = _checked_seed(args)
+    seed, loading = _checked_seed(args), options.loading(args)
     keywords = {name: value for name in KEYWORDS if (value := getattr(args, name)) is not None}
     from danqing.loading import load
     from danqing.orders import SharedPipeline
+    from danqing.quiet import quiet_libraries
 
-    pipe = load(_model(args.model), device=args.device, dtype=args.dtype, text_length=args.text_length)
+    pipe = load(_model(args.model), device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
-    drawn = SharedPipeline(pipe, {}).draw(
-        args.prompts, batch_size=max(1, args.batch_size // args.num_images), num_images_per_prompt=args.num_images,
-        seed=seed, **keywords)
+    call = options.prepare(pipe, args, args.prompts)
+    for note in call.notes:
+        print(note, file=sys.stderr)
+    with quiet_libraries():
+        drawn = SharedPipeline(call.pipe, {}).draw(
+            args.prompts, batch_size=max(1, args.batch_size // args.num_images), num_images_per_prompt=args.num_images,
+            seed=seed, **keywords, **call.keywords)
     pictures = [(prompt, image) for prompt, [images] in zip(args.prompts, drawn, strict=True) for image in images]
-    written = _write(args.output, pictures, seed, {"family": pipe.danqing_family, **keywords})
+    written = _write(args.output, pictures, seed, {"family": pipe.danqing_family, **keywords, **options.recorded(args)})
     print(f"Wrote {len(pictures)} picture{'s' if len(pictures) > 1 else ''} to {args.output}: {', '.join(written)}.")
 
 
