@@ -358,6 +358,27 @@ def test_places_that_are_no_files(tmp_path: Path) -> None:
             raise AssertionError("the block must not run")
 
 
+def test_a_sparse_file_of_the_pax_dialect_is_refused(tmp_path: Path) -> None:
+    info, content = entry("w.bin", b"not the content but a map of it")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "100"}
+    with pytest.raises(UnsafeError, match="sparse file"):
+        unpacked(tar_of((info, content)), tmp_path)
+
+
+def test_a_folder_that_states_a_size_has_no_content(tmp_path: Path) -> None:
+    info, _ = entry("d", kind=tarfile.DIRTYPE)
+    info.size = 4096
+    data = info.tobuf(tarfile.USTAR_FORMAT) + tar_of(entry("d/x", b"1"), mode="w")
+    assert unpacked(data, tmp_path) == {"d/x": b"1"}
+
+
+def test_a_damaged_header_is_noticed(tmp_path: Path) -> None:
+    data = bytearray(tar_of(entry("a", b"1"), entry("b", b"2"), mode="w"))
+    data[2 * BLOCK] = ord("c")
+    with pytest.raises(FormatError, match="checksum"):
+        unpacked(bytes(data), tmp_path)
+
+
 def test_names_that_are_not_utf8_and_global_renames_are_refused(tmp_path: Path) -> None:
     info, content = entry("x", b"1")
     info.name = "青".encode("gbk").decode("latin-1")

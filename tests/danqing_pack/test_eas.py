@@ -136,6 +136,14 @@ def test_an_incomplete_folder_is_refused(painter_copy: Path, tmp_path: Path) -> 
     assert sorted(os.listdir(tmp_path)) == ["checkpoint"]
 
 
+def test_the_vocabulary_of_another_checkpoint_is_refused(painter_copy: Path, tmp_path: Path) -> None:
+    with open(painter_copy / "vocab.txt", "a") as file:
+        file.writelines(f"word{number}\n" for number in range(100_000))
+    with pytest.raises(FormatError, match=r"not ready to be packed: vocab\.txt"):
+        pack(painter_copy, tmp_path / "out.tar.gz")
+    assert os.listdir(tmp_path) == ["checkpoint"]
+
+
 def test_unknown_and_missing_keys_are_refused(painter_copy: Path, tmp_path: Path) -> None:
     from danqing_pack import pickles
     from danqing_pack.tensors import Tensor

@@ -107,6 +107,9 @@ def test_force_never_replaces_the_source_the_working_or_the_home_directory(tmp_p
     for source in (tmp_path / "out", inner, inner / "missing", tmp_path / "alias"):
         with pytest.raises(DanqingError, match="the source"):
             write_folder(tmp_path / "out", "new", force=True, sources=[source])
+    (tmp_path / "here").symlink_to(tmp_path)
+    with pytest.raises(DanqingError, match="the source"):
+        write_folder(tmp_path / "here" / "out", "new", force=True, sources=[inner])
     (tmp_path / "bundle").write_text("x")
     with pytest.raises(DanqingError, match="the source"):
         write_file(tmp_path / "bundle", "new", force=True, sources=[tmp_path / "bundle"])
@@ -136,6 +139,22 @@ def test_a_failed_replacement_keeps_the_old_one(tmp_path: Path, write, monkeypat
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out", "new", force=True)
     assert content_of(tmp_path / "out") == "old" and hidden(tmp_path) == []
+
+
+@BOTH
+def test_the_new_one_is_on_the_disk_before_the_old_one_goes(tmp_path: Path, write, monkeypatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+    write(tmp_path / "out", "old")
+    assert flushed == [], "nothing is replaced: flushing gigabytes would only cost time"
+    before = (tmp_path / "out").stat().st_ino
+    for name in ("rename", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *places, real=real: (flushed.append(0), real(*places)))
+    write(tmp_path / "out", "new", force=True)
+    file = tmp_path / "out" / "below" / "file" if write is write_folder else tmp_path / "out"
+    assert flushed.index(file.stat().st_ino) < flushed.index(0) < flushed.index(tmp_path.stat().st_ino)
+    assert before not in flushed
 
 
 @pytest.mark.parametrize(("number", "fact"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"),
