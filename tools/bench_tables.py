@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
+import filecmp
 import json
 import os
 import resource
@@ -69,7 +70,7 @@ def measure(place: Path, rows: int, size: int, rounds: int) -> dict[str, list[Ti
             wall, processor = time.perf_counter(), time.process_time()
             run()
             timings[name].append((time.perf_counter() - wall, time.process_time() - processor))
-        if back.read_bytes() != table.read_bytes():
+        if not filecmp.cmp(back, table, shallow=False):
             raise SystemExit("the table did not come back as it was")
     return timings
 
