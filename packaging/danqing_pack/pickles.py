@@ -21,7 +21,7 @@ from .pickle_programs import PickleProgram
 from .safetensor_files import looks_like_safetensors, read_safetensors, write_named
 from .torch_archives import ArchiveWriter, TorchArchive, inflated
 from .torch_storages import NAMES, Storage, StorageType, storage_entry, swapped
-from .torch_streams import MAGIC, load_stream
+from .torch_streams import load_stream, looks_like_stream
 
 Tree = Any
 """A Tensor, a plain value, or a dict, list or tuple of trees."""
@@ -40,7 +40,7 @@ def load(path: str | os.PathLike[str]) -> Tree:
     start = file.bytes[:64].tobytes()
     if start.startswith(b"PK"):
         tree = _load_archive(TorchArchive(file))
-    elif start.startswith(MAGIC):
+    elif looks_like_stream(start):
         tree = load_stream(file)
     elif looks_like_safetensors(start):
         return read_safetensors(file)

@@ -26,8 +26,8 @@ _LOCAL, _DESCRIPTOR, _CENTRAL = b"PK\x03\x04", b"PK\x07\x08", b"PK\x01\x02"
 _END64, _LOCATOR, _END = b"PK\x06\x06", b"PK\x06\x07", b"PK\x05\x06"
 _ENCRYPTED, _STREAMED, _UTF8 = 0x1, 0x8, 0x800
 _STORED, _DEFLATED = 0, 8
-_WIDE = 0xFFFFFFFF
-"""From here on a size or an offset goes into a zip64 field."""
+_WIDE = _ELSEWHERE = 0xFFFFFFFF
+"""From _WIDE on a size or an offset goes into a zip64 field, and _ELSEWHERE stands in its old place."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,8 @@ class ArchiveWriter:
         end, count = self._file.position, len(self._written)
         self._file.write(_END64 + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, end - start, start))
         self._file.write(_LOCATOR + struct.pack("<IQI", 0, end, 1))
-        count, size = min(count, 0xFFFF), min(end - start, _WIDE)
-        self._file.write(_END + struct.pack("<HHHHIIH", 0, 0, count, count, size, min(start, _WIDE), 0))
+        count = min(count, 0xFFFF)
+        self._file.write(_END + struct.pack("<HHHHIIH", 0, 0, count, count, _short(end - start), _short(start), 0))
 
 
 def _local_header(name: bytes, start: int, wide: bool) -> bytes:
@@ -218,7 +218,7 @@ def _local_header(name: bytes, start: int, wide: bool) -> bytes:
     extra = struct.pack("<HHQQ", 1, 16, 0, 0) if wide else b""
     padding = -(start + 30 + len(name) + len(extra) + 4) % _ALIGNMENT
     extra += b"FB" + struct.pack("<H", padding) + b"Z" * padding
-    size = _WIDE if wide else 0
+    size = _ELSEWHERE if wide else 0
     return _LOCAL + struct.pack("<HHHHHIIIHH", 45 if wide else 0, _STREAMED | _UTF8, _STORED, 0, 0, 0, size, size,
                                 len(name), len(extra)) + name + extra
 
@@ -226,7 +226,11 @@ def _local_header(name: bytes, start: int, wide: bool) -> bytes:
 def _central_header(written: _Written) -> bytes:
     wide = [value for value in (written.size, written.size, written.start) if value >= _WIDE]
     extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
-    version, size = 45 if wide else 0, min(written.size, _WIDE)
+    version, size = 45 if wide else 0, _short(written.size)
     return _CENTRAL + struct.pack(
         "<HHHHHHIIIHHHHHII", version, version, _STREAMED | _UTF8, _STORED, 0, 0, written.checksum, size, size,
-        len(written.name), len(extra), 0, 0, 0, 0, min(written.start, _WIDE)) + written.name + extra
+        len(written.name), len(extra), 0, 0, 0, 0, _short(written.start)) + written.name + extra
+
+
+def _short(value: int) -> int:
+    return value if value < _WIDE else _ELSEWHERE

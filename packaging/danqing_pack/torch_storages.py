@@ -9,7 +9,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .dtypes import STORAGES, TORCH, DType
 from .lazy_tensors import Tensor
@@ -79,16 +78,11 @@ def _laid_over(storage: Any, dtype: Any, offset: Any, size: Any, stride: Any) ->
     if not prod(size):
         return Tensor.of(np.empty(size, dtype))
     start, stop = offset * dtype.itemsize, (last + 1) * dtype.itemsize
-    make = storage.make
+    steps, make = [step * dtype.itemsize for step in stride], storage.make
     if make is not None:
-        return Tensor.derived(dtype, size, lambda: _strided(make()[start:stop].view(dtype), size, stride))
+        return Tensor.derived(dtype, size, lambda: np.ndarray(size, dtype, make()[start:stop], strides=steps))
     raw = storage.file.bytes[storage.offset + start:storage.offset + stop]
-    return Tensor(View(_strided(raw.view(dtype), size, stride), storage.file))
-
-
-def _strided(flat: NDArray[Any], size: tuple[int, ...], stride: tuple[int, ...]) -> NDArray[Any]:
-    steps = [step * flat.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(flat, size, steps, writeable=False)
+    return Tensor(View(np.ndarray(size, dtype, raw, strides=steps), storage.file))
 
 
 def _are_counts(values: Any) -> bool:

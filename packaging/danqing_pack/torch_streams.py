@@ -15,11 +15,16 @@ from .mapped_files import MappedFile
 from .pickle_machine import PickleMachine, damaged
 from .torch_storages import NAMES, Storage, storage_entry
 
-MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How such a file starts: a pickle of one number."""
+_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The number that such a file starts with, as a pickle of any protocol ends with it."""
 
 _PROTOCOL = 1001
 _LARGEST_PROGRAM = 64 << 20
+
+
+def looks_like_stream(start: bytes) -> bool:
+    """Whether a file that starts with these bytes is in this form."""
+    return start.startswith(b"\x80") and _MAGIC in start[:32]
 
 
 def load_stream(file: MappedFile) -> Any:
