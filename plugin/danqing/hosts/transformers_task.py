@@ -119,6 +119,10 @@ class Text2ImageGenerationPipeline(Pipeline):
         drawn = self.forward(self.preprocess(inputs, **preparing), **drawing)  # type: ignore[no-untyped-call]
         return self.postprocess(drawn, **finishing)
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **arguments: Any) -> None:
+        """Save the painter folder. The inherited method would add a copy of this file, and demand trust for it."""
+        self.model.save_pretrained(save_directory, **arguments)
+
     def _sanitize_parameters(
         self, output_type: str | None = None, framework: None = None, **keywords: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

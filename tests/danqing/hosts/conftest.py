@@ -64,25 +64,26 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a link to each library of this environment, but not to Danqing, and no ``.pth`` file that acts."""
-    folder = tmp_path_factory.mktemp("libraries")
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if "danqing" not in entry.name.lower():
-            (folder / entry.name).symlink_to(entry)
-    return folder
+def libraries() -> list[Path]:
+    """What lies in this environment's site-packages, less Danqing."""
+    return [path for path in Path(sysconfig.get_path("purelib")).iterdir() if "danqing" not in path.name.lower()]
 
 
 @pytest.fixture(scope="session")
-def make_environment(tmp_path_factory: pytest.TempPathFactory, libraries: Path) -> Callable[..., Environment]:
-    """Make an empty environment; ``with_libraries`` puts this one's libraries behind its own."""
+def make_environment(tmp_path_factory: pytest.TempPathFactory, libraries: list[Path]) -> Callable[..., Environment]:
+    """Make an environment; ``with_libraries`` puts this one's libraries behind its own, less those ``without``."""
 
-    def make(with_libraries: bool) -> Environment:
+    def make(with_libraries: bool, without: tuple[str, ...] = ()) -> Environment:
         environment = Environment(tmp_path_factory.mktemp("environment"))
         venv.create(environment.folder, symlinks=True, with_pip=False)
         if with_libraries:
+            folder = environment.folder / "libraries"
+            folder.mkdir()
+            for entry in libraries:
+                if not entry.name.lower().startswith(without):
+                    (folder / entry.name).symlink_to(entry)
             # A folder named in a .pth file is searched, but its own .pth files are not executed.
-            (environment.site / "libraries.pth").write_text(f"{libraries}\n")
+            (environment.site / "libraries.pth").write_text(f"{folder}\n")
         return environment
 
     return make
