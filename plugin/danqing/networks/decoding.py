@@ -180,7 +180,7 @@ def write_codes(
         for number, place in enumerate(range(known.shape[1], sequence.shape[1])):
             if number == 0 or place <= config.n_unmasked:
                 states = decoder.read(sequence[:, :place], room)
-                if entities is not None and number == 0:
+                if entities is not None and place == text_length:
                     states = with_entities(states, entities)
                 scores = decoder.scores(states)
             else:
@@ -197,8 +197,11 @@ _lock = threading.Lock()
 
 
 def decoder_of(network: PainterTransformer) -> Decoder:
-    """The decoder of these very weights; made anew when one was replaced, moved or changed in place."""
-    state = tuple((id(each), each.data_ptr(), _version(each), each.dtype, each.device) for each in network.parameters())
+    """The decoder of these very weights; made anew when a layer or weight was replaced, moved or changed in place."""
+    state = (
+        *((id(module), is_plain(module)) for module in network.modules()),
+        *((id(each), each.data_ptr(), _version(each), each.dtype, each.device) for each in network.parameters()),
+    )
     with _lock:
         known = _decoders.get(network)
         if known is None or known[0] != state:
