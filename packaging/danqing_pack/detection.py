@@ -153,7 +153,7 @@ def _weights(found: Opened, options: Options) -> list[Tensor]:
     """The tensors that the networks compute with: buffers are none, where the checkpoint is whole enough to tell."""
     try:
         return list(_tensors(found.family.to_modern(found.form, options)))
-    except ConversionError:
+    except (ConversionError, FormatError):
         return list(_tensors(found.form))
 
 

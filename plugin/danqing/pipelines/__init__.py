@@ -10,6 +10,7 @@ CLASSES = {
 
 ROWS = {
     "chinese-ldm": "danqing.pipelines.latent_rows:pipeline_rows",
+    "pai-diffusion": "danqing.pipelines.stable_rows:pipeline_rows",
     "painter": "danqing.pipelines.rows:pipeline_rows",
 }
 """Family -> the function that draws texts and returns EasyNLP's rows: (pipe, texts, **user parameters) -> rows."""
