@@ -1,0 +1,96 @@
+"""Train a painter, or its first stage, from a table or an image folder.
+
+  danqing train painter --data train.tsv --model pai-painter-base-zh --output out --steps 2000
+  danqing train painter --data train.tsv --model config.json --first-stage vqgan/model --vocab vocab.txt --output out
+  danqing train vqgan --data pictures/ --model vqgan.json --output vqgan --steps 5000
+  accelerate launch -m danqing train painter ...            # several processes
+
+config.json from scratch: {"n_layer": 12, "n_head": 12, "n_embd": 768}. vqgan.json: a config of diffusers' VQModel.
+OUTPUT/model is the trained model, OUTPUT/checkpoints what --resume goes on from, OUTPUT/log.jsonl every loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from danqing.train.loop import LoopOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two recipes as sub-verbs."""
+    recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
+    painter = recipes.add_parser("painter", help="the GPT that writes codes after the text")
+    _shared(painter, "a painter checkpoint to fine-tune, or a JSON file with n_layer, n_head, n_embd")
+    painter.add_argument("--first-stage", metavar="MODEL", help="from scratch: a VQModel folder or a painter checkpoint")
+    painter.add_argument("--vocab", metavar="VOCAB_TXT", help="from scratch: the vocabulary, one token a line")
+    painter.add_argument("--prompts", nargs="+", default=[], metavar="TEXT", help="what to draw with --sample-every")
+    painter.add_argument("--random-crop", action="store_true", help="cut at random instead of the centre; codes are not cached")
+    painter.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    painter.add_argument("--output-dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
+    vqgan = recipes.add_parser("vqgan", help="the first stage, from pictures alone")
+    _shared(vqgan, "a VQModel folder or a painter checkpoint to go on from, or a JSON file with a VQModel config")
+    vqgan.add_argument("--size", type=int, help="pixels of a side; default: the model's sample_size")
+    vqgan.add_argument("--continuous-steps", type=int, default=0,
+                       help="from scratch: steps before k-means makes the codebook")
+    vqgan.add_argument("--squared-weight", type=float, default=2.0, help="of the squared error beside the absolute one")
+    vqgan.add_argument("--commitment", type=float, default=0.25)
+    vqgan.add_argument("--codebook-rate", type=float, default=1.0, help="its learning rate as a share of the rest's")
+    vqgan.add_argument("--revive-every", type=int, default=50, help="steps between two looks for dead codes; 0: never")
+    vqgan.add_argument("--revive-until", type=float, default=0.8, help="share of the run after which codes are left alone")
+    vqgan.add_argument("--adversarial-weight", type=float, default=0.0, help="of the patch discriminator; 0: none")
+    vqgan.add_argument("--adversarial-start", type=int, default=1000, metavar="STEP")
+
+
+def _shared(parser: argparse.ArgumentParser, model: str) -> None:
+    parser.add_argument("--data", required=True, metavar="TABLE_OR_FOLDER", help="a TSV table, or a folder with metadata.jsonl")
+    parser.add_argument("--model", required=True, metavar="BASE_OR_CONFIG", help=model)
+    parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument("--validation", metavar="TABLE_OR_FOLDER")
+    parser.add_argument("--output-layout", choices=("diffusers", "easynlp"), default="diffusers")
+    loop = parser.add_argument_group("training")
+    loop.add_argument("--steps", type=int, help="optimiser steps; default: by --epochs")
+    loop.add_argument("--epochs", type=float, default=1.0)
+    loop.add_argument("--batch-size", type=int, default=8, help="examples per process and forward pass")
+    loop.add_argument("--accumulation", type=int, default=1, help="forward passes per step")
+    loop.add_argument("--learning-rate", type=float, default=1e-4)
+    loop.add_argument("--warmup", type=int, default=0, metavar="STEPS")
+    loop.add_argument("--schedule", choices=("constant", "linear", "cosine"), default="constant")
+    loop.add_argument("--final-rate", type=float, default=0.0, help="share of the peak rate at the end of the schedule")
+    loop.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.95))
+    loop.add_argument("--weight-decay", type=float, default=0.01, help="on linear and convolution weights only")
+    loop.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient")
+    loop.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision")
+    loop.add_argument("--seed", type=int, default=0)
+    loop.add_argument("--log-every", type=int, default=50, metavar="STEPS")
+    loop.add_argument("--save-every", type=int, default=500, metavar="STEPS")
+    loop.add_argument("--keep", type=int, default=2, metavar="N", help="checkpoints to keep")
+    loop.add_argument("--validate-every", type=int, default=500, metavar="STEPS")
+    loop.add_argument("--sample-every", type=int, default=0, metavar="STEPS", help="0: never")
+    loop.add_argument("--tensorboard", action="store_true")
+    loop.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR, if there is one")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, and say what was written."""
+    from danqing.train.loop import LoopOptions
+
+    values = dict(vars(args))
+    recipe = values.pop("recipe")
+    values["betas"] = tuple(values["betas"])
+    loop = LoopOptions(**{each.name: values.pop(each.name) for each in fields(LoopOptions)})
+    _train(recipe, values, loop)
+    print(f"Wrote {args.output}/model.")
+
+
+def _train(recipe: str, values: dict[str, Any], loop: LoopOptions) -> None:
+    if recipe == "vqgan":
+        from danqing.train.vqgan import VqganOptions, train_vqgan
+
+        train_vqgan(VqganOptions(**values, loop=loop))
+    else:
+        from danqing.train.painter import PainterOptions, train_painter
+
+        train_painter(PainterOptions(**{**values, "prompts": tuple(values["prompts"])}, loop=loop))

@@ -1,0 +1,235 @@
+"""What both recipes share: the order of the data, the learning rate, checkpoints with exact resume, and the journal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from danqing_pack.errors import MissingExtraError, RequestError
+from danqing_pack.staging import staged_folder
+from torch import Tensor, nn
+
+SCHEDULES = ("cosine", "linear", "constant")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long, how fast and how often. `steps` counts optimiser steps; without it `epochs` decides."""
+
+    steps: int | None = None
+    epochs: float = 1.0
+    batch_size: int = 8  # examples per process and forward pass
+    accumulation: int = 1  # forward passes per optimiser step
+    learning_rate: float = 1e-4
+    warmup: int = 0  # steps
+    schedule: str = "constant"
+    final_rate: float = 0.0  # share of the peak at the end of a cosine or linear schedule
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest norm of the gradient
+    precision: str = "no"
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 500
+    keep: int = 2  # checkpoints
+    validate_every: int = 500
+    sample_every: int = 0  # 0: never
+    tensorboard: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.schedule in SCHEDULES, f"The schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}.")
+        _require(self.precision in PRECISIONS, f"The precision {self.precision!r} is none of {', '.join(PRECISIONS)}.")
+        for name in ("batch_size", "accumulation", "log_every", "save_every", "keep", "validate_every"):
+            _require(getattr(self, name) >= 1, f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}.")
+        _require(self.learning_rate > 0, f"The learning rate must be above 0, not {self.learning_rate}.")
+        _require(self.steps is None or self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
+        _require(self.steps is not None or self.epochs > 0, f"epochs must be above 0, not {self.epochs}.")
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise RequestError(sentence)
+
+
+def rate(options: LoopOptions, step: int, total: int) -> float:
+    """The learning rate of a step, as a share of the peak."""
+    if step < options.warmup:
+        return (step + 1) / options.warmup
+    done = (step - options.warmup) / max(1, total - options.warmup)
+    shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}[options.schedule]
+    return options.final_rate + (1.0 - options.final_rate) * shape if options.schedule != "constant" else 1.0
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay as in minGPT: on weights of two and more axes, but not on embeddings, norms and biases."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    trained = [value for value in model.parameters() if value.requires_grad]
+    decayed = [value for value in trained if value.ndim >= 2 and id(value) not in embeddings]
+    chosen = {id(value) for value in decayed}
+    rest = [value for value in trained if id(value) not in chosen]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+class Order:
+    """The endless sequence of rows: every epoch is a permutation that the seed fixes. Stateless, so resuming is exact."""
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
+
+    def rows_at(self, start: int, count: int) -> list[int]:
+        """Rows number `start` to `start + count - 1` of the sequence."""
+        return [self._row(place) for place in range(start, start + count)]
+
+    def _row(self, place: int) -> int:
+        epoch, offset = divmod(place, self.rows)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._epoch, self._permutation = epoch, torch.randperm(self.rows, generator=generator)
+        return int(self._permutation[offset])
+
+
+class Loop:
+    """One training run in the folder `output`: `checkpoints/step-N`, `log.jsonl`, and what the recipe writes."""
+
+    def __init__(self, options: LoopOptions, output: Path, rows: int) -> None:
+        from accelerate import Accelerator
+
+        self.options, self.output = options, output
+        if options.precision == "fp16" and not torch.cuda.is_available():
+            raise RequestError("fp16 training needs a CUDA device; take bf16 or no reduced precision on a CPU.")
+        self.accelerator = Accelerator(mixed_precision=options.precision)
+        self.order = Order(rows, options.seed)
+        world = self.accelerator.num_processes
+        self.examples_per_step = options.batch_size * options.accumulation * world
+        self.total = options.steps or max(1, math.ceil(options.epochs * rows / self.examples_per_step))
+        self.main = self.accelerator.is_main_process
+        self._writer: Any = None
+        latest = self.latest()
+        if latest is not None and not options.resume:
+            raise RequestError(f"{output} already holds a training run; go on with --resume, or name another folder.")
+        if self.main:
+            output.mkdir(parents=True, exist_ok=True)
+        self.accelerator.wait_for_everyone()
+
+    def seed(self) -> None:
+        """Fix the random numbers of initialisation and dropout; not the data's, which need no state."""
+        random.seed(self.options.seed)
+        np.random.seed(self.options.seed % 2**32)
+        torch.manual_seed(self.options.seed)
+
+    def micro_batches(self, step: int) -> Iterator[list[int]]:
+        """The rows of this process, for each forward pass of a step."""
+        size, world = self.options.batch_size, self.accelerator.num_processes
+        for turn in range(self.options.accumulation):
+            start = step * self.examples_per_step + (turn * world + self.accelerator.process_index) * size
+            yield self.order.rows_at(start, size)
+
+    def step(self, model: nn.Module, optimizer: Any, losses: Iterable[Tensor], step: int) -> float:
+        """One optimiser step over the losses of its micro-batches; their mean."""
+        options, total = self.options, 0.0
+        for group in optimizer.param_groups:
+            group["lr"] = group.get("peak", options.learning_rate) * rate(options, step, self.total)
+        optimizer.zero_grad()
+        for loss in losses:
+            self.accelerator.backward(loss / options.accumulation)
+            total += float(loss.detach()) / options.accumulation
+        if not math.isfinite(total):
+            raise RequestError(f"The loss became {total} at step {step + 1}; lower the learning rate, or clip harder.")
+        self.accelerator.clip_grad_norm_(model.parameters(), options.clip)
+        optimizer.step()
+        return total
+
+    # ---- checkpoints
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint."""
+        found = sorted((self.output / "checkpoints").glob("step-*"))
+        return found[-1] if found else None
+
+    def save(self, step: int) -> None:
+        """Keep everything that the next step depends on; older checkpoints beyond `keep` go."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.num_processes > 1:  # every process adds its random state, so there is no one writer to rename
+            self.accelerator.save_state(str(self._place(step)))
+        else:
+            with staged_folder(self._place(step), force=True) as folder:
+                self.accelerator.save_state(str(folder))
+        if self.main:
+            for old in sorted((self.output / "checkpoints").glob("step-*"))[: -self.options.keep]:
+                shutil.rmtree(old)
+
+    def restore(self) -> int:
+        """Continue where the newest checkpoint ends; the number of steps done."""
+        latest = self.latest()
+        if latest is None:
+            return 0
+        self.accelerator.load_state(str(latest))
+        done = int(latest.name.removeprefix("step-"))
+        self._forget_after(done)
+        return done
+
+    def _place(self, step: int) -> Path:
+        return self.output / "checkpoints" / f"step-{step:08d}"
+
+    # ---- the journal
+
+    def log(self, step: int, values: dict[str, float], kind: str = "train") -> None:
+        """One line in log.jsonl, on stdout, and to TensorBoard if that is on."""
+        if not self.main:
+            return
+        line = json.dumps({"step": step, "kind": kind, **values})
+        with open(self.output / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        shown = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        print(f"{kind} {step}/{self.total}  {shown}", flush=True)
+        if self.options.tensorboard:
+            for name, value in values.items():
+                self._board().add_scalar(f"{kind}/{name}", value, step)
+
+    def show(self, step: int, name: str, picture: Tensor) -> None:
+        """uint8 [3, H, W] into `samples/` and to TensorBoard."""
+        from PIL import Image
+
+        folder = self.output / "samples"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
+        if self.options.tensorboard:
+            self._board().add_image(name, picture, step)
+
+    def close(self) -> None:
+        """Write out what is still buffered."""
+        if self._writer is not None:
+            self._writer.close()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.free_memory()
+
+    def _board(self) -> Any:
+        if self._writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise MissingExtraError("--tensorboard needs the package tensorboard; pip install 'danqing[train]'.") from None
+            self._writer = SummaryWriter(str(self.output / "tensorboard"))
+        return self._writer
+
+    def _forget_after(self, step: int) -> None:
+        """Drop the journal's lines of steps that will be done again."""
+        place = self.output / "log.jsonl"
+        if not self.main or not place.is_file():
+            return
+        lines = [line for line in place.read_text("utf-8").splitlines() if json.loads(line)["step"] <= step]
+        partial = place.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in lines), "utf-8")
+        os.replace(partial, place)

@@ -1,0 +1,191 @@
+"""Trains the GPT of a painter: cross-entropy of the image codes after the text, over a frozen first stage.
+
+Source: the training of EasyNLP's `text2image_generation`; only image codes count in the loss. Codes are computed once
+and cached in the output folder, unless pictures are cut at random.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from danqing_pack.errors import FormatError, RequestError
+from danqing_pack.examples import Examples, open_examples
+from danqing_pack.families.painter import tokenizer_component
+from danqing_pack.layouts.layout import write_blob
+from torch import Tensor, nn
+
+from .data import as_input, cached_codes, encode, picture_of, token_ids
+from .loop import Loop, LoopOptions, parameter_groups
+from .writing import require_layout, write_painter
+
+TEXT_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class PainterOptions:
+    """`model`: a painter checkpoint to fine-tune, or a JSON file with the sizes of a new one (n_layer, n_head, n_embd;
+    also n_unmasked, text_length, attn_pdrop, embd_pdrop, resid_pdrop), which needs `first_stage` and `vocab`."""
+
+    data: str
+    model: str
+    output: str
+    first_stage: str | None = None
+    vocab: str | None = None
+    validation: str | None = None
+    output_layout: str = "diffusers"
+    output_dtype: str = "fp32"
+    prompts: tuple[str, ...] = ()
+    random_crop: bool = False
+    gradient_checkpointing: bool = False
+    loop: LoopOptions = field(default_factory=LoopOptions)
+
+
+def open_painter(options: PainterOptions) -> Any:
+    """The pipeline to train, in fp32 on the CPU: a checkpoint's, or a new one with fresh weights."""
+    place = Path(options.model)
+    if not (place.is_file() and place.suffix == ".json"):
+        from danqing.loading import load
+
+        pipe = load(options.model, device="cpu", dtype="fp32")
+        if getattr(pipe, "danqing_family", None) != "painter":
+            raise RequestError(f"{options.model} is no painter; name a painter checkpoint or a JSON file with its sizes.")
+        return pipe
+    if options.first_stage is None or options.vocab is None:
+        raise RequestError("A painter from scratch needs --first-stage (a trained VQGAN) and --vocab (vocab.txt).")
+    return _new_painter(place, options.first_stage, Path(options.vocab))
+
+
+def _new_painter(place: Path, first_stage: str, vocab: Path) -> Any:
+    from danqing.building import build_component
+    from danqing.networks.painter_transformer import PainterConfig, PainterTransformer
+    from danqing.pipelines.painter import PainterPipeline
+
+    from .vqgan import open_vqgan
+
+    vqvae, _ = open_vqgan(first_stage)
+    try:
+        sizes = dict(json.loads(place.read_text("utf-8")))
+        tokens = vocab.read_text("utf-8").splitlines()
+    except (ValueError, TypeError, OSError) as error:
+        raise FormatError(f"{place} and {vocab} must be a JSON object and a vocabulary ({error}).") from None
+    length = int(sizes.pop("text_length", TEXT_LENGTH))
+    side = int(vqvae.config["sample_size"]) // 2 ** (len(vqvae.config["block_out_channels"]) - 1)
+    codes = int(vqvae.quantize.n_e)
+    unknown = sizes.keys() - {"n_layer", "n_head", "n_embd", "n_unmasked", "attn_pdrop", "embd_pdrop", "resid_pdrop"}
+    if unknown:
+        raise FormatError(f"{place} names {', '.join(sorted(unknown))}, which no painter has.", unknown=sorted(unknown))
+    config = PainterConfig(vocab_size=codes + len(tokens), image_vocab_size=codes, text_length=length,
+                           image_length=side * side, n_positions=length + side * side, **sizes)
+    tokenizer = tokenizer_component(vocab.read_bytes(), length)
+    with TemporaryDirectory(prefix="danqing-") as scratch:
+        for name, blob in tokenizer.files.items():
+            write_blob(Path(scratch), name, blob)
+        reader = build_component(tokenizer, Path(scratch), torch.float32)
+    return PainterPipeline(vqvae, PainterTransformer(config), reader)
+
+
+def train_painter(options: PainterOptions) -> dict[str, float]:
+    """Run the recipe; the last validation's (else training's) values."""
+    require_layout(options.output_layout)
+    examples = open_examples(options.data)
+    loop = Loop(options.loop, Path(options.output), len(examples))
+    loop.seed()
+    pipe = open_painter(options)
+    pipe.vqvae.requires_grad_(False).eval().to(loop.accelerator.device)
+    if options.gradient_checkpointing:
+        pipe.transformer.gradient_checkpointing_enable()
+    source = Source(pipe, examples, loop, options.random_crop)
+    held = Source(pipe, open_examples(options.validation), loop) if options.validation else None
+    optimizer = torch.optim.AdamW(parameter_groups(pipe.transformer, options.loop.weight_decay),
+                                  lr=options.loop.learning_rate, betas=options.loop.betas)
+    model, optimizer = loop.accelerator.prepare(pipe.transformer, optimizer)
+    first, values = loop.restore(), dict[str, float]()
+    model.train()
+    for step in range(first, loop.total):
+        loss = loop.step(model, optimizer, _losses(model, source, loop, step), step)
+        done = step + 1
+        if done % options.loop.log_every == 0 or done == loop.total:
+            values = {"loss": loss}
+            loop.log(done, values)
+        if held is not None and (done % options.loop.validate_every == 0 or done == loop.total):
+            values = {"loss": validate(model, held, loop)}
+            loop.log(done, values, "validation")
+        if options.loop.sample_every and options.prompts and done % options.loop.sample_every == 0 and loop.main:
+            loop.show(done, "samples", sample_sheet(pipe, options.prompts, options.loop.seed))
+        if done % options.loop.save_every == 0 or done == loop.total:
+            loop.save(done)
+    if loop.main:
+        write_painter(pipe, Path(options.output) / "model", options.output_layout, options.output_dtype,
+                      {"recipe": "painter", **asdict(options)})
+    loop.close()
+    return values
+
+
+class Source:
+    """Token ids and image codes of a table's rows."""
+
+    def __init__(self, pipe: Any, examples: Examples, loop: Loop, random_crop: bool = False) -> None:
+        self.pipe, self.examples, self.loop, self.random_crop = pipe, examples, loop, random_crop
+        sizes = pipe.transformer.config
+        self.text_length, self.offset = sizes.text_length, sizes.image_vocab_size
+        self.size = int(sizes.image_length**0.5) * 2 ** (len(pipe.vqvae.config["block_out_channels"]) - 1)
+        self.codes: Tensor | None = None
+        if not random_crop:
+            with loop.accelerator.main_process_first():  # the others find the cache
+                self.codes = torch.from_numpy(cached_codes(examples, pipe.vqvae, self.size, loop.output))
+
+    def batch(self, rows: Sequence[int], turn: int = 0) -> tuple[Tensor, Tensor]:
+        """int64 [B, text + image - 1] as the network reads it, and the codes [B, image] that it should write.
+
+        `turn` chooses the cut of a random crop."""
+        device = self.loop.accelerator.device
+        texts = token_ids(self.pipe.tokenizer, [self.examples.text(row) for row in rows], self.text_length, self.offset)
+        codes = self._cut(rows, turn) if self.codes is None else self.codes[list(rows)].long().to(device)
+        return torch.cat([texts.to(device), codes[:, :-1]], dim=1), codes
+
+    def _cut(self, rows: Sequence[int], turn: int) -> Tensor:
+        pictures = []
+        for place, row in enumerate(rows):
+            chance = random.Random(f"{self.loop.options.seed} {turn} {place} {row}")
+            pictures.append(picture_of(self.examples[row].image_bytes, self.size, self.examples.where(row), chance))
+        return encode(self.pipe.vqvae, as_input(torch.stack(pictures)).to(self.loop.accelerator.device))
+
+
+def _losses(model: nn.Module, source: Source, loop: Loop, step: int) -> Iterator[Tensor]:
+    for rows in loop.micro_batches(step):
+        ids, codes = source.batch(rows, step)
+        with loop.accelerator.autocast():
+            yield model(input_ids=ids, labels=codes).loss
+
+
+@torch.no_grad()
+def validate(model: nn.Module, source: Source, loop: Loop) -> float:
+    """Mean cross-entropy per image code over a table, in nats."""
+    model.eval()
+    total, rows = 0.0, len(source.examples)
+    size = loop.options.batch_size
+    for start in range(0, rows, size):
+        part = range(start, min(start + size, rows))
+        ids, codes = source.batch(part)
+        with loop.accelerator.autocast():
+            total += float(model(input_ids=ids, labels=codes).loss) * len(part)
+    model.train()
+    return total / rows
+
+
+def sample_sheet(pipe: Any, prompts: Sequence[str], seed: int) -> Tensor:
+    """uint8 [3, H, W]: one picture of each prompt side by side, always from the same random numbers."""
+    training = pipe.transformer.training
+    pipe.transformer.eval()
+    generators = [torch.Generator(pipe.device).manual_seed(seed + index) for index in range(len(prompts))]
+    pictures = pipe(list(prompts), generator=generators, output_type="pt").images
+    pipe.transformer.train(training)
+    joined: Tensor = torch.cat(list(pictures), dim=2)
+    return (joined * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,293 @@
+"""Trains the first stage of a painter: a VQGAN (`diffusers.VQModel`) from pictures alone.
+
+The loss is reconstruction (absolute and squared) plus codebook and commitment terms, and, if wanted, a patch
+discriminator. There is no perceptual term: it would need foreign weights. From scratch the first steps leave the
+latents continuous; then k-means over them makes the codebook. Codes that fall out of use are revived where the
+quantisation error is largest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from danqing_pack.errors import FormatError, RequestError
+from danqing_pack.examples import open_examples
+from diffusers import VQModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .data import Pictures, as_input
+from .discriminator import PatchDiscriminator
+from .loop import Loop, LoopOptions, parameter_groups
+
+
+@dataclass(frozen=True)
+class VqganOptions:
+    """`model`: a JSON file with a VQModel config, a folder with a VQModel, or a painter checkpoint to go on from."""
+
+    data: str
+    model: str
+    output: str
+    size: int | None = None  # pixels; default: the model's sample_size
+    validation: str | None = None
+    output_layout: str = "diffusers"
+    continuous_steps: int = 0  # steps before there is a codebook; only from scratch
+    squared_weight: float = 2.0
+    commitment: float = 0.25
+    codebook_rate: float = 1.0  # learning rate of the codebook, as a share of the rest's
+    revive_every: int = 50  # steps between two looks for dead codes; 0: never
+    revive_until: float = 0.8  # share of the run after which codes are left alone
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 1000
+    loop: LoopOptions = field(default_factory=LoopOptions)
+
+
+class FirstStage(nn.Module):
+    """The VQGAN with what training needs to know: when each code was last used, and whether there is a codebook yet."""
+
+    last_used: Tensor
+    ready: Tensor
+
+    def __init__(self, vqvae: VQModel, ready: bool) -> None:
+        super().__init__()
+        self.vqvae = vqvae
+        self.register_buffer("last_used", torch.zeros(vqvae.quantize.n_e, dtype=torch.int64))
+        self.register_buffer("ready", torch.tensor(ready))
+
+    def forward(self, pixels: Tensor, commitment: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Float pixels [B, 3, H, W] -> reconstruction, codebook loss, latents [N, width], code ids [N]."""
+        vqvae = self.vqvae
+        latents = vqvae.encode(pixels).latents.float()
+        flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+        book: Tensor = vqvae.quantize.embedding.weight.float()
+        if not self.ready:
+            decoded = vqvae.decode(latents, force_not_quantize=True).sample.float()
+            return decoded, 0.0 * book.sum(), flat.detach(), torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
+        ids = nearest(flat.detach(), book.detach())
+        batch, width, height, across = latents.shape
+        chosen = F.embedding(ids, book).view(batch, height, across, width).permute(0, 3, 1, 2)
+        loss = F.mse_loss(chosen, latents.detach()) + commitment * F.mse_loss(latents, chosen.detach())
+        straight = latents + (chosen - latents).detach()
+        return vqvae.decode(straight, force_not_quantize=True).sample.float(), loss, flat.detach(), ids
+
+
+def nearest(flat: Tensor, book: Tensor) -> Tensor:
+    """int64 [N]: the entry of `book` [K, width] nearest to each row of `flat` [N, width]."""
+    return (book.square().sum(1) - 2 * flat @ book.t()).argmin(1)
+
+
+def quiet_start(vqvae: VQModel) -> None:
+    """Fresh weights with every residual branch silent, so that the network begins as a chain of plain convolutions.
+
+    Group norms between flat areas make the usual start slow: on flat drawings this one needs about half the pictures.
+    """
+    for name, module in vqvae.named_modules():
+        if name.endswith(("conv2", "to_out.0")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0.0, module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def open_vqgan(model: str) -> tuple[VQModel, bool]:
+    """The network that `model` names, and whether it was trained before."""
+    place = Path(model)
+    if place.is_file() and place.suffix == ".json":
+        try:
+            vqvae = VQModel.from_config(json.loads(place.read_text("utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FormatError(f"{place} is no VQModel config ({error}).") from None
+        return vqvae, False
+    config = place / "config.json"
+    if config.is_file() and json.loads(config.read_text("utf-8")).get("_class_name") == "VQModel":
+        return VQModel.from_pretrained(place, local_files_only=True), True
+    from danqing.loading import load
+
+    pipe = load(model, device="cpu", dtype="fp32")
+    if not isinstance(getattr(pipe, "vqvae", None), VQModel):
+        raise RequestError(f"{model} holds no VQGAN; name a painter checkpoint, a VQModel folder or its config as JSON.")
+    return pipe.vqvae, True
+
+
+def train_vqgan(options: VqganOptions) -> dict[str, float]:
+    """Run the recipe; the last validation's (else training's) values."""
+    examples = open_examples(options.data)
+    loop = Loop(options.loop, Path(options.output), len(examples))
+    loop.seed()
+    vqvae, trained = open_vqgan(options.model)
+    size = options.size or int(vqvae.config["sample_size"])
+    if not trained:
+        quiet_start(vqvae)
+    stage = FirstStage(vqvae, ready=trained or options.continuous_steps == 0)
+    pictures = Pictures(examples, size)
+    held = Pictures(open_examples(options.validation), size) if options.validation else None
+    model, optimizer = loop.accelerator.prepare(stage, _optimizer(stage, options))
+    critic = _Critic(options, loop) if options.adversarial_weight > 0 else None
+    first, values = loop.restore(), dict[str, float]()
+    stage.train()
+    for step in range(first, loop.total):
+        if not stage.ready and step >= options.continuous_steps:
+            _make_codebook(stage, pictures, loop)
+        seen: list[tuple[Tensor, Tensor]] = []
+        losses = _losses(model, pictures, loop, options, step, seen, critic)
+        loss = loop.step(model, optimizer, losses, step)
+        if stage.ready:
+            _mind_codes(stage, optimizer, seen, loop, options, step)
+        done = step + 1
+        if done % options.loop.log_every == 0 or done == loop.total:
+            values = {"loss": loss, "used_codes": float((stage.last_used > done - 100).sum())}
+            loop.log(done, values)
+        if held is not None and (done % options.loop.validate_every == 0 or done == loop.total):
+            values = validate(stage, held, options.loop.batch_size)
+            loop.log(done, values, "validation")
+        if options.loop.sample_every and done % options.loop.sample_every == 0 and loop.main:
+            loop.show(done, "reconstruction", _sheet(stage, held or pictures))
+        if done % options.loop.save_every == 0 or done == loop.total:
+            loop.save(done)
+    if loop.main:
+        write(vqvae, size, options)
+    loop.close()
+    return values
+
+
+def _optimizer(stage: FirstStage, options: VqganOptions) -> torch.optim.AdamW:
+    groups = parameter_groups(stage, options.loop.weight_decay)
+    book = stage.vqvae.quantize.embedding.weight
+    groups[1]["params"] = [value for value in groups[1]["params"] if value is not book]
+    groups.append({"params": [book], "weight_decay": 0.0, "peak": options.loop.learning_rate * options.codebook_rate})
+    return torch.optim.AdamW(groups, lr=options.loop.learning_rate, betas=options.loop.betas)
+
+
+def _losses(
+    model: nn.Module, pictures: Pictures, loop: Loop, options: VqganOptions, step: int,
+    seen: list[tuple[Tensor, Tensor]], critic: _Critic | None,
+) -> Iterator[Tensor]:
+    for rows in loop.micro_batches(step):
+        pixels = as_input(pictures.batch(rows)).to(loop.accelerator.device)
+        with loop.accelerator.autocast():
+            decoded, codebook, flat, ids = model(pixels, options.commitment)
+        seen.append((flat, ids))
+        error = decoded - pixels
+        loss = error.abs().mean() + options.squared_weight * error.square().mean() + codebook
+        if critic is not None and step >= options.adversarial_start:
+            loss = loss + options.adversarial_weight * critic.judge(pixels, decoded, step)
+        yield loss
+
+
+@torch.no_grad()
+def _make_codebook(stage: FirstStage, pictures: Pictures, loop: Loop, limit: int = 65536, rounds: int = 15) -> None:
+    """k-means over latents of the training pictures; equal on every process, since the rows and the seed are."""
+    book = stage.vqvae.quantize.embedding.weight
+    generator = torch.Generator().manual_seed(loop.options.seed)
+    found: list[Tensor] = []
+    start = 0
+    while sum(map(len, found)) < limit and start < len(pictures):
+        rows = loop.order.rows_at(start, min(32, len(pictures) - start))
+        latents = stage.vqvae.encode(as_input(pictures.batch(rows)).to(book.device)).latents.float()
+        found.append(latents.permute(0, 2, 3, 1).reshape(-1, book.shape[1]).cpu())
+        start += len(rows)
+    book.copy_(k_means(torch.cat(found), len(book), generator, rounds))
+    stage.ready.fill_(True)
+
+
+def k_means(points: Tensor, count: int, generator: torch.Generator, rounds: int) -> Tensor:
+    """Centres [count, width]; the start is spread out (k-means++), so rare points get centres too."""
+    picks = points[torch.randint(len(points), (1,), generator=generator)]
+    distance = (points - picks).square().sum(1)
+    centres = [picks]
+    for _ in range(count - 1):
+        pick = points[torch.multinomial(distance + 1e-12, 1, generator=generator)]
+        centres.append(pick)
+        distance = torch.minimum(distance, (points - pick).square().sum(1))
+    book = torch.cat(centres)
+    for _ in range(rounds):
+        ids = nearest(points, book)
+        sums = torch.zeros_like(book).index_add_(0, ids, points)
+        counts = torch.bincount(ids, minlength=count).float()[:, None]
+        book = torch.where(counts > 0, sums / counts.clamp(min=1), book)
+    return book
+
+
+@torch.no_grad()
+def _mind_codes(
+    stage: FirstStage, optimizer: Any, seen: list[tuple[Tensor, Tensor]], loop: Loop, options: VqganOptions, step: int,
+    patience: int = 100,
+) -> None:
+    """Note which codes were used; move those unused for `patience` steps to latents that are served worst."""
+    flat, ids = (loop.accelerator.gather(torch.cat(part)) for part in zip(*seen, strict=True))
+    stage.last_used[ids.unique()] = step + 1
+    if not options.revive_every or (step + 1) % options.revive_every or step > options.revive_until * loop.total:
+        return
+    book = stage.vqvae.quantize.embedding.weight
+    dead = (stage.last_used < step + 1 - patience).nonzero()[:, 0][: len(flat) // 8]
+    if not len(dead):
+        return
+    error = (flat - book[ids]).square().sum(1).cpu()
+    generator = torch.Generator().manual_seed(loop.options.seed * 1_000_003 + step)
+    book[dead] = flat[torch.multinomial(error + 1e-12, len(dead), generator=generator).to(flat.device)].to(book.dtype)
+    stage.last_used[dead] = step + 1
+    for name, value in optimizer.state[book].items():
+        if name != "step":
+            value[dead] = 0
+
+
+@torch.no_grad()
+def validate(stage: FirstStage, pictures: Pictures, batch: int) -> dict[str, float]:
+    """Mean absolute and root mean squared error over a table, for pixels in 0..1, and how many codes it uses."""
+    stage.eval()
+    absolute, squared, count, used = 0.0, 0.0, 0, set[int]()
+    device = stage.last_used.device
+    for start in range(0, len(pictures), batch):
+        pixels = as_input(pictures.batch(range(start, min(start + batch, len(pictures))))).to(device)
+        decoded, _, _, ids = stage(pixels, 0.0)
+        error = (decoded.clamp(-1, 1) - pixels) / 2
+        absolute, squared = absolute + float(error.abs().sum()), squared + float(error.square().sum())
+        count += error.numel()
+        used.update(ids.unique().tolist())
+    stage.train()
+    return {"absolute": absolute / count, "rms": (squared / count) ** 0.5, "codes": float(len(used))}
+
+
+@torch.no_grad()
+def _sheet(stage: FirstStage, pictures: Pictures, count: int = 8) -> Tensor:
+    pixels = as_input(pictures.batch(range(min(count, len(pictures))))).to(stage.last_used.device)
+    both = torch.stack([pixels, stage(pixels, 0.0)[0]]).clamp(-1, 1)
+    return ((both.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2) + 1) * 127.5).round().to(torch.uint8)
+
+
+class _Critic:
+    """The discriminator's side of the optional adversarial loss: hinge, one step for each micro-batch."""
+
+    def __init__(self, options: VqganOptions, loop: Loop) -> None:
+        network = PatchDiscriminator()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=options.loop.learning_rate, betas=(0.5, 0.9))
+        self.network, self.optimizer = loop.accelerator.prepare(network, optimizer)
+        self.loop = loop
+
+    def judge(self, pixels: Tensor, decoded: Tensor, step: int) -> Tensor:
+        """Train on a pair of real and decoded pictures; the loss that the VQGAN should lower."""
+        real, fake = self.network(pixels), self.network(decoded.detach())
+        self.optimizer.zero_grad()
+        self.loop.accelerator.backward(0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean()))
+        self.optimizer.step()
+        self.network.requires_grad_(False)
+        opinion = -self.network(decoded).mean()
+        self.network.requires_grad_(True)
+        return opinion
+
+
+def write(vqvae: VQModel, size: int, options: VqganOptions) -> Path:
+    """The trained network in `output/model`: a VQModel folder, or EasyNLP's `vqgan.bin` with its key names."""
+    from .writing import write_first_stage
+
+    vqvae.register_to_config(sample_size=size)
+    target = Path(options.output) / "model"
+    write_first_stage(vqvae, target, options.output_layout, {"recipe": "vqgan", **asdict(options)})
+    return target
