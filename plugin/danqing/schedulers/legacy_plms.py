@@ -71,13 +71,17 @@ class LegacyPLMSScheduler(PNDMScheduler):  # type: ignore[misc]
     ) -> None:
         if not skip_prk_steps or set_alpha_to_one or prediction_type != "epsilon":
             raise RequestError(
-                "LegacyPLMSScheduler knows skip_prk_steps=True, set_alpha_to_one=False and prediction_type='epsilon' only; "
-                "PNDMScheduler has the rest."
+                "LegacyPLMSScheduler knows skip_prk_steps=True, set_alpha_to_one=False and prediction_type='epsilon' "
+                "only; PNDMScheduler has the rest."
             )
         super().__init__(
-            num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, skip_prk_steps, set_alpha_to_one,
-            prediction_type, timestep_spacing, steps_offset,
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end,
+            beta_schedule=beta_schedule, trained_betas=trained_betas, skip_prk_steps=skip_prk_steps,
+            set_alpha_to_one=set_alpha_to_one, prediction_type=prediction_type, timestep_spacing=timestep_spacing,
+            steps_offset=steps_offset,
         )
+        # These defaults are not those of other schedulers, which leave out what diffusers notes down as a default.
+        self.register_to_config(_use_default_values=[])
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Makes the grid of ``num_inference_steps``; raises ``RequestError`` where the original crashed."""

@@ -101,6 +101,14 @@ class WukongTokenizer(BertTokenizer):  # type: ignore[misc]
             max_length = self.model_max_length
         super().set_truncation_and_padding(padding_strategy, truncation_strategy, max_length, *args, **kwargs)
 
+    def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
+        """Writes vocab.txt as well, which the library no longer does and EasyNLP needs."""
+        prefix = kwargs.get("filename_prefix") or (args[1] if len(args) > 1 else None)
+        path = Path(save_directory) / f"{f'{prefix}-' if prefix else ''}vocab.txt"
+        words = sorted(self._tokenizer.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+        path.write_text("".join(f"{'' if word.startswith(' ') else word}\n" for word, _ in words), encoding="utf-8")
+        return super()._save_pretrained(save_directory, (*file_names, str(path)), *args, **kwargs)
+
     def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> Any:
         return super()._encode_plus(self._words(text), self._words(text_pair), *args, **kwargs)
 
