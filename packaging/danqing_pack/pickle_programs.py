@@ -8,8 +8,11 @@ from typing import Any
 
 from .dtypes import STORAGES, TORCH, DType
 from .errors import ConversionError
-from .lazy_tensors import Extent, Tensor
+from .lazy_tensors import Tensor
+from .sources import Extent
 
+_ORDERED = b"ccollections\nOrderedDict\n"
+_REBUILD, _REBUILD_TYPED = (b"ctorch._utils\n_rebuild_tensor_v%d\n" % version for version in (2, 3))
 _CLASSES = {dtype: name for name, dtype in STORAGES.items()}
 _TYPES = {dtype: name for name, dtype in TORCH.items()}
 
@@ -24,6 +27,7 @@ class PickleProgram:
     def __init__(self, tree: Any) -> None:
         self.storages: list[tuple[str, Tensor]] = []
         self._keys: dict[tuple[DType, Extent | int], int] = {}
+        self._memo: dict[bytes, int] = {}
         self._code = bytearray(b"\x80\x02")
         self._add(tree, "")
         self._code += b"."
@@ -33,7 +37,7 @@ class PickleProgram:
         if isinstance(node, Tensor):
             self._tensor(node, place)
         elif isinstance(node, dict):
-            self._code += b"ccollections\nOrderedDict\n)R(" if isinstance(node, OrderedDict) else b"}("
+            self._code += self._once(_ORDERED) + b")R(" if isinstance(node, OrderedDict) else b"}("
             for key, value in node.items():
                 self._plain(key, place)
                 self._add(value, f"{place}.{key}" if place else str(key))
@@ -66,16 +70,24 @@ class PickleProgram:
             raise ConversionError(f"{place or 'The tensor'} is {tensor.dtype.name}, which torch does not have; cast "
                                   "it.", problems=[place])
         typed = _CLASSES.get(tensor.dtype)
-        name = f"torch\n{typed}" if typed else "torch.storage\nUntypedStorage"
+        name = f"ctorch\n{typed}\n" if typed else "ctorch.storage\nUntypedStorage\n"
         key, count = self._key(tensor, place), tensor.size if typed else tensor.nbytes
         stride = [1] * tensor.ndim
         for axis in range(tensor.ndim - 1, 0, -1):
             stride[axis - 1] = stride[axis] * max(tensor.shape[axis], 1)
-        self._code += b"ctorch._utils\n_rebuild_tensor_v%d\n((" % (2 if typed else 3)
-        self._code += _text("storage", place) + f"c{name}\n".encode() + _text(str(key), place) + _text("cpu", place)
-        self._code += _integer(count) + b"tQK\x00(" + b"".join(map(_integer, tensor.shape)) + b"t("
-        self._code += b"".join(map(_integer, stride)) + b"t\x89ccollections\nOrderedDict\n)R"
-        self._code += (b"" if typed else f"ctorch\n{_TYPES[tensor.dtype]}\n".encode()) + b"tR"
+        once = self._once
+        self._code += once(_REBUILD if typed else _REBUILD_TYPED) + b"((" + once(_text("storage", place))
+        self._code += once(name.encode()) + _text(str(key), place) + once(_text("cpu", place)) + _integer(count)
+        self._code += b"tQK\x00(" + b"".join(map(_integer, tensor.shape)) + b"t(" + b"".join(map(_integer, stride))
+        self._code += b"t\x89" + once(_ORDERED) + b")R"
+        self._code += (b"" if typed else once(f"ctorch\n{_TYPES[tensor.dtype]}\n".encode())) + b"tR"
+
+    def _once(self, code: bytes) -> bytes:
+        """Instructions that push one of a few constants, remembered the first time and recalled from then on."""
+        if code in self._memo:
+            return b"h" + struct.pack("<B", self._memo[code])
+        self._memo[code] = len(self._memo)
+        return code + b"q" + struct.pack("<B", self._memo[code])
 
     def _key(self, tensor: Tensor, place: str) -> int:
         """The number of the storage; tensors that lie in the same place share theirs, as tied weights do."""
