@@ -9,19 +9,26 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from danqing_pack.errors import RequestError, listing
 from PIL import Image
+
+from danqing.images import to_pil
+
+if TYPE_CHECKING:
+    from danqing.upscaling import Upscaler
 
 SEEDING = {"seed", "generator"}
 RESERVED = {"self", "prompt", "output_type", "return_dict", "batch_size"}
 """Parameters of a pipeline's call that the host sets."""
 DEPRECATED = {"callback", "callback_steps"}
 """What stock pipelines still take as ``**kwargs``; whatever else they find there they pass over in silence."""
+UPSCALE = "upscale"
 ALIASES = {"max_generated_num": "num_images_per_prompt"}
 """EasyNLP's name -> the pipeline's."""
 
@@ -56,15 +63,23 @@ class SharedPipeline:
     """A diffusers pipeline that several threads may call.
 
     ``defaults`` are keywords of its call; ``seed=S`` is one more, for which image k of a call draws from ``S + k``
-    (or image k of an element that brings its own). Schedulers and caches keep state, so calls take turns.
+    (or image k of an element that brings its own), and ``upscale=True`` another, which hands the images on four times
+    as wide and high. Schedulers and caches keep state, so calls take turns.
+
+    ``upscaler`` opens the upscaler, that of the checkpoint by default. With ``truncate``, values become bytes by
+    truncation as in EasyNLP's rows, also where a stock pipeline would round.
     """
 
-    def __init__(self, pipe: Any, defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self, pipe: Any, defaults: Mapping[str, Any], upscaler: Callable[[], Upscaler] | None = None,
+        truncate: bool = False,
+    ) -> None:
         self.pipe = pipe
+        self._upscaler, self._truncate = upscaler or self._own_upscaler, truncate
         self._lock = threading.Lock()
         parameters = inspect.signature(type(pipe).__call__).parameters.values()
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        stock = type(pipe).__module__.startswith("diffusers.")
+        self._stock = stock = type(pipe).__module__.startswith("diffusers.")
         self._takes_anything = open_ended and not stock
         names = {parameter.name for parameter in parameters} | (DEPRECATED if open_ended and stock else set())
         self._accepted, self._divides = names - RESERVED, "batch_size" in names
@@ -137,15 +152,28 @@ class SharedPipeline:
 
     def _batch(self, orders: list[Order]) -> Iterator[Images]:
         keywords = dict(orders[0].keywords)
+        upscale = keywords.pop(UPSCALE, False)
         if orders[0].generators:
             keywords["generator"] = [generator for order in orders for generator in order.generators]
+        # What is enlarged, or cut down to bytes here, has not been rounded before.
+        exact = self._stock and (upscale or self._truncate)
         with self._lock:
             images = self.pipe(
-                prompt=[order.text for order in orders], output_type="pil", **self._for_each(keywords, len(orders))
+                prompt=[order.text for order in orders], output_type="np" if exact else "pil",
+                **self._for_each(keywords, len(orders))
             ).images
+            if upscale:
+                images = self._upscaler()(images)
+        if exact and not upscale:
+            images = to_pil((255 * images).astype(np.uint8))
         count = len(images) // len(orders)
         for index in range(len(orders)):
             yield list(images[index * count : (index + 1) * count])
+
+    def _own_upscaler(self) -> Upscaler:
+        from danqing.upscaling import upscaler_of
+
+        return upscaler_of(self.pipe)
 
     def _for_each(self, keywords: dict[str, Any], prompts: int) -> dict[str, Any]:
         """The keywords of which stock pipelines want one for each prompt, or one for each image.
@@ -164,15 +192,19 @@ class SharedPipeline:
         named = {ALIASES.get(name, name): value for name, value in keywords.items() if name != "return_dict"}
         if named.pop("output_type", "pil") != "pil":
             raise RequestError("output_type is fixed here; call the attribute .pipeline for other outputs.")
-        unknown = sorted(named.keys() - self._accepted - SEEDING)
+        unknown = sorted(named.keys() - self._accepted - SEEDING - {UPSCALE})
         if unknown and not self._takes_anything:
             raise RequestError(
                 f"{type(self.pipe).__name__} takes no keyword {listing(unknown)}; "
-                f"it takes {listing(sorted(self._accepted | {'seed'}), limit=100)}.",
+                f"it takes {listing(sorted(self._accepted | {'seed', UPSCALE}), limit=100)}.",
                 unknown=unknown,
             )
         if len(SEEDING & named.keys()) == 2:
             raise RequestError("seed and generator exclude each other: give one of them.")
+        if not isinstance(named.get(UPSCALE, False), bool):
+            raise RequestError(f"upscale must be True or False, not {named[UPSCALE]!r:.80}.")
+        if named.get(UPSCALE):
+            self._upscaler()  # a checkpoint without one is told before anything is drawn
         return named
 
 

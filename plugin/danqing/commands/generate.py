@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, fp32, fp16 or bf16 (default: auto)")
     parser.add_argument("--text-length", type=int, metavar="N", help="text tokens of a painter whose files leave it open")
+    parser.add_argument("--upscale", action="store_true", help="four times as wide and high, by the checkpoint's upscaler")
     options.add_arguments(parser)
     painter = parser.add_argument_group("painter")
     painter.add_argument("--top-k", type=int, metavar="K", help="codes that take part in a draw (default: 100)")
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from danqing.loading import load
     from danqing.orders import SharedPipeline
     from danqing.quiet import quiet_libraries
+    from danqing.upscaling import upscaler_of
 
     pipe = load(_model(args.model), device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
@@ -54,11 +56,13 @@ def run(args: argparse.Namespace) -> None:
     for note in call.notes:
         print(note, file=sys.stderr)
     with quiet_libraries():
-        drawn = SharedPipeline(call.pipe, {}).draw(
+        drawn = SharedPipeline(call.pipe, {}, upscaler=lambda: upscaler_of(pipe)).draw(
             args.prompts, batch_size=max(1, args.batch_size // args.num_images), num_images_per_prompt=args.num_images,
-            seed=seed, **keywords, **call.keywords)
+            seed=seed, upscale=args.upscale, **keywords, **call.keywords)
     pictures = [(prompt, image) for prompt, [images] in zip(args.prompts, drawn, strict=True) for image in images]
-    written = _write(args.output, pictures, seed, {"family": pipe.danqing_family, **keywords, **options.recorded(args)})
+    written = _write(args.output, pictures, seed, {
+        "family": pipe.danqing_family, **({"upscale": True} if args.upscale else {}), **keywords,
+        **options.recorded(args)})
     print(f"Wrote {len(pictures)} picture{'s' if len(pictures) > 1 else ''} to {args.output}: {', '.join(written)}.")
 
 
