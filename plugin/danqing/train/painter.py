@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +44,10 @@ class PainterOptions:
     prompts: tuple[str, ...] = ()
     random_crop: bool = False
     gradient_checkpointing: bool = False
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of `open_examples` for both tables: schema, columns, encoding, header."""
+    text_length: int | None = None
+    """Text tokens of a checkpoint whose files leave it open."""
     loop: LoopOptions = field(default_factory=LoopOptions)
 
 
@@ -53,9 +57,10 @@ def open_painter(options: PainterOptions) -> Any:
     if not (place.is_file() and place.suffix == ".json"):
         from danqing.loading import load
 
-        pipe = load(options.model, device="cpu", dtype="fp32")
+        pipe = load(options.model, device="cpu", dtype="fp32", text_length=options.text_length)
         if getattr(pipe, "danqing_family", None) != "painter":
-            raise RequestError(f"{options.model} is no painter; name a painter checkpoint or a JSON file with its sizes.")
+            raise RequestError(f"{options.model} is no painter; name a painter checkpoint or a JSON file with its "
+                               "sizes.")
         return pipe
     if options.first_stage is None or options.vocab is None:
         raise RequestError("A painter from scratch needs --first-stage (a trained VQGAN) and --vocab (vocab.txt).")
@@ -94,15 +99,17 @@ def _new_painter(place: Path, first_stage: str, vocab: Path) -> Any:
 def train_painter(options: PainterOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
     require_layout(options.output_layout)
-    examples = open_examples(options.data)
+    examples = open_examples(options.data, **options.reading)
     loop = Loop(options.loop, Path(options.output), len(examples))
     loop.seed()
     pipe = open_painter(options)
     pipe.vqvae.requires_grad_(False).eval().to(loop.accelerator.device)
     if options.gradient_checkpointing:
-        pipe.transformer.gradient_checkpointing_enable()
+        pipe.transformer.activation_checkpointing_enable()
     source = Source(pipe, examples, loop, options.random_crop)
-    held = Source(pipe, open_examples(options.validation), loop) if options.validation else None
+    held = None
+    if options.validation:
+        held = Source(pipe, open_examples(options.validation, **options.reading), loop)
     optimizer = torch.optim.AdamW(parameter_groups(pipe.transformer, options.loop.weight_decay),
                                   lr=options.loop.learning_rate, betas=options.loop.betas)
     model, optimizer = loop.accelerator.prepare(pipe.transformer, optimizer)
@@ -185,7 +192,8 @@ def sample_sheet(pipe: Any, prompts: Sequence[str], seed: int) -> Tensor:
     training = pipe.transformer.training
     pipe.transformer.eval()
     generators = [torch.Generator(pipe.device).manual_seed(seed + index) for index in range(len(prompts))]
-    pictures = pipe(list(prompts), generator=generators, output_type="pt").images
+    top_k = min(100, pipe.transformer.config.image_vocab_size)
+    pictures = pipe(list(prompts), generator=generators, top_k=top_k, output_type="pt").images
     pipe.transformer.train(training)
     joined: Tensor = torch.cat(list(pictures), dim=2)
     return (joined * 255).round().clamp(0, 255).to(torch.uint8)
