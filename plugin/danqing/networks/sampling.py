@@ -10,6 +10,8 @@ import torch
 from danqing_pack.errors import RequestError
 from torch import Tensor
 
+DEFAULT_TOP_K = 100
+"""EasyNLP's, and no demand: a painter of fewer codes lets all of them in."""
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -18,7 +20,7 @@ class Sampling:
     """Temperature, then the ``top_k`` best scores (ties with the last of them stay in), then one draw, or the best."""
 
     do_sample: bool = True
-    top_k: int | None = 100
+    top_k: int | None = DEFAULT_TOP_K
     temperature: float = 1.0
 
     def check(self, vocabulary: int) -> None:
@@ -28,7 +30,7 @@ class Sampling:
                 f"temperature must be a positive number, not {self.temperature!r}; "
                 "do_sample=False takes the most probable code."
             )
-        if self.top_k is None:
+        if self.top_k in (None, DEFAULT_TOP_K):
             return
         if not isinstance(self.top_k, Integral) or isinstance(self.top_k, bool) or not 1 <= self.top_k <= vocabulary:
             raise RequestError(

@@ -23,7 +23,7 @@ from transformers import BertTokenizer
 from danqing.images import to_pil, to_uint8
 from danqing.networks.decoding import write_codes
 from danqing.networks.painter_transformer import PainterTransformer
-from danqing.networks.sampling import Generators, Sampling, uniforms
+from danqing.networks.sampling import DEFAULT_TOP_K, Generators, Sampling, uniforms
 
 OUTPUT_TYPES = ("pil", "np", "pt", "codes")
 OnStepEnd = Callable[["PainterPipeline", int, int, dict[str, Tensor]], Mapping[str, Any] | None]
@@ -71,7 +71,7 @@ class PainterPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         do_sample: bool = True,
-        top_k: int | None = 100,
+        top_k: int | None = DEFAULT_TOP_K,
         temperature: float = 1.0,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -87,7 +87,7 @@ class PainterPipeline(DiffusionPipeline):
             generator: one for each image, so that an image is the same alone and beside others; a single one serves
                 the images one after another. None draws from torch's global generator.
             do_sample: draw each code; False takes the most probable one.
-            top_k: codes that take part in a draw, with ties; None: all.
+            top_k: codes that take part in a draw, with ties; None: all. The default is no demand for so many codes.
             temperature: divides the scores; below 1 keeps to the probable.
             output_type: ``pil``, ``np`` or ``pt`` (floats in [0, 1]), or ``codes``.
             callback_on_step_end: called with this pipeline, the step, the place of the code just written in its image,
