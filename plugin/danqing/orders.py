@@ -81,7 +81,8 @@ class SharedPipeline:
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         self._stock = stock = type(pipe).__module__.startswith("diffusers.")
         self._takes_anything = open_ended and not stock
-        names = {parameter.name for parameter in parameters} | (DEPRECATED if open_ended and stock else set())
+        names = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+        names |= DEPRECATED if open_ended and stock else set()
         self._accepted, self._divides = names - RESERVED, "batch_size" in names
         self._defaults = self._checked(defaults)
 

@@ -24,6 +24,8 @@ from modelscope.utils.constant import Fields, MultiModalTasks, Tasks
 from modelscope.utils.import_utils import LazyImportModule
 from PIL import Image
 
+from danqing.hosts.modelscope_takeover import take_over
+
 if TYPE_CHECKING:
     from danqing.orders import Drawn
 
@@ -32,6 +34,8 @@ ROWS = "text2image_generation"
 ROW_KEY = "gen_imgbase64"
 NOT_OURS = {"auto_collate", "preprocessor", "trust_remote_code", "use_safetensors"}
 """What ``modelscope.pipelines.pipeline`` may add for pipelines of another make."""
+LOADING = {"text_length", "weights", "scheduler", "lora", "embeddings", "controlnet"}
+"""Keywords that :func:`danqing.load` takes besides those named."""
 
 
 class DanqingPipeline(Pipeline):  # type: ignore[misc]
@@ -45,8 +49,11 @@ class DanqingPipeline(Pipeline):  # type: ignore[misc]
         dtype: as for :func:`danqing.load`; ``torch_dtype`` is an alias.
         model_revision: the revision of a repository.
         batch_size: prompts drawn together, unless a call says otherwise.
-        keywords: defaults for the keywords of every call.
+        keywords: those of :func:`danqing.load` in ``LOADING``; the rest are defaults for the keywords of every call.
     """
+
+    truncate = False
+    """Whether values become bytes by truncation, also where a stock pipeline would round."""
 
     def __init__(
         self,
@@ -63,9 +70,10 @@ class DanqingPipeline(Pipeline):  # type: ignore[misc]
 
         self.model = _place(model)
         self.models, self.has_multiple_models = [self.model], False
-        pipe = danqing.load(self.model, device=device, dtype=dtype, torch_dtype=torch_dtype, revision=model_revision)
-        defaults = {name: value for name, value in keywords.items() if name not in NOT_OURS}
-        self._shared = SharedPipeline(pipe, defaults)
+        pipe = danqing.load(self.model, device=device, dtype=dtype, torch_dtype=torch_dtype, revision=model_revision,
+                            **{name: keywords[name] for name in LOADING & keywords.keys()})
+        defaults = {name: value for name, value in keywords.items() if name not in NOT_OURS | LOADING}
+        self._shared = SharedPipeline(pipe, defaults, truncate=self.truncate)
         self._batch_size = batch_size
         self.device_name, self.device = device, self.pipeline.device
         self.framework = self.preprocessor = self.cfg = None
@@ -78,7 +86,7 @@ class DanqingPipeline(Pipeline):  # type: ignore[misc]
     def __call__(self, input: Any, *args: Any, **keywords: Any) -> Any:
         """Draw a string, a dict with ``text``, a list of either, or (lazily) a data set of them.
 
-        Keywords are those of the diffusers pipeline, and ``seed`` and ``batch_size``.
+        Keywords are those of the diffusers pipeline, and ``seed``, ``batch_size`` and ``upscale``.
         """
         if isinstance(input, (MsDataset, Iterator)):
             drawn = self._shared.draw_each(input, **{"batch_size": self._batch_size, **keywords})
@@ -117,6 +125,8 @@ class TextToImageSynthesisPipeline(DanqingPipeline):
 class Text2ImageGenerationPipeline(DanqingPipeline):
     """Task ``text2image_generation``: EasyNLP's rows, a list with ``{"gen_imgbase64": [str, ...]}`` for each text."""
 
+    truncate = True
+
     def postprocess(self, inputs: Drawn, **parameters: Any) -> list[dict[str, Any]]:
         """One row for each text."""
         from danqing.pipelines.rows import image_row
@@ -154,6 +164,7 @@ def register() -> None:
         PIPELINES.register_module(task, module_name=TYPE, module_cls=pipeline_class, force=True)
     _describe_task()
     _list_classes()
+    take_over(TYPE)
 
 
 def _describe_task() -> None:
