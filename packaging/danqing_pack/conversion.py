@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import manifests
+from . import additions, manifests
 from .detection import Opened, opened
 from .errors import RequestError, listing
 from .family import Form, Options, dimensions_json
@@ -49,6 +49,8 @@ def convert(
 ) -> Conversion:
     """Write the checkpoint at ``source`` (a folder of any layout, or a bundle) to the new folder ``target``.
 
+    A ControlNet, a LoRA or a textual inversion is written as today's libraries save it (``to="diffusers"``).
+
     ``to`` names a layout; ``dtype`` is fp32, fp16 or bf16 (default: as stored) and touches floating tensors only.
     ``progress`` is called with the bytes written since the last call. The source is never touched, and ``target``
     appears whole or not at all.
@@ -57,6 +59,10 @@ def convert(
         FormatError, ConversionError, UnsafeError: what lies at ``source`` cannot be read or carried over.
         RequestError: the target exists, the layout or dtype is unknown, or a value overflows the new dtype.
     """
+    addition = additions.recognise(source)
+    if addition is not None:
+        sizes = additions.write(addition, target, to, dtype=dtype, force=force, dry_run=dry_run, progress=progress)
+        return Conversion(Path(target), addition.kind, to, sizes, (), dry_run)
     options = Options(text_length, weights, drop_unused)
     layout = _layout(to)
     with opened(source) as found:

@@ -61,7 +61,7 @@ def test_detect(reference: Path, single: Path) -> None:
     for path in (single, single / "model.ckpt", reference / "single_file" / "model.ckpt"):
         again = detect(path)
         assert (again.family, again.layout) == ("pai-diffusion", "single-file")
-        assert again.dimensions.text == found.dimensions.text
+        assert again.dimensions.text.text_length == 32
 
 
 def test_nothing_is_wrong_with_the_folders(reference: Path, renewed: Path, single: Path) -> None:

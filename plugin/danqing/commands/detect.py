@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print one line, or one JSON object."""
+    from danqing_pack.additions import recognise
     from danqing_pack.detection import detect
 
-    found = detect(args.path, args.text_length)
+    found = recognise(args.path) or detect(args.path, args.text_length)
     print(json.dumps(found.to_json(), ensure_ascii=False, indent=2) if args.json else found.describe())
