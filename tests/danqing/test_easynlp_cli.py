@@ -288,6 +288,7 @@ def test_the_painter_gives_the_row_of_the_original(
     assert ours.shape == theirs.shape and abs(ours - theirs).max() <= 1
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(
         golden: Path, painter_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     table = golden / "easynlp/tsv/test.tsv"
@@ -331,3 +332,85 @@ def test_an_interrupted_command_says_how_to_go_on(
     monkeypatch.setattr(easynlp, "parse", lambda argv: order())
     assert cli.main(["easynlp"]) == 130
     assert "--resume goes on after the last row" in capsys.readouterr().err
+
+
+# ---- training and evaluating
+
+def train_words(golden: Path, target: Path, parameters: str, *more: str, tables: str | None = None) -> list[str]:
+    table = golden / "easynlp/tsv/train.tsv"
+    return [
+        "easynlp", "--mode=train", "--worker_gpu=0", f"--tables={tables or table}",
+        "--input_schema=idx:str:1,text:str:1,imgbase64:str:1", "--first_sequence=text", "--second_sequence=imgbase64",
+        f"--checkpoint_dir={target}", "--learning_rate=4e-3", "--epoch_num=1", "--random_seed=42", "--logging_steps=1",
+        "--save_checkpoint_steps=2", "--sequence_length=288", "--micro_batch_size=3",
+        "--app_name=text2image_generation", f"--user_defined_parameters={parameters}", *more]
+
+
+def losses(target: Path, kind: str) -> list[float]:
+    journal = target.with_name(f"{target.name}.training") / "log.jsonl"
+    return [line["loss"] for line in map(json.loads, journal.read_text().splitlines()) if line["kind"] == kind]
+
+
+@pytest.mark.slow
+def test_fine_tune_evaluate_predict(
+        golden: Path, painter_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, target = golden / "easynlp/tsv/train.tsv", tmp_path / "tuned"
+    parameters = (f"pretrain_model_name_or_path={painter_checkpoint}\n"
+                  "  size=256\n  text_len=32\n  img_len=256\n  img_vocab_size=128\n")
+    assert cli.main(train_words(golden, target, parameters, tables=f"{table},{table}")) == 0
+    assert {"config.json", "pytorch_model.bin", "vocab.txt"} <= set(os.listdir(target))
+    assert json.loads((target / "config.json").read_text())["model_type"] == "artist"
+    assert f"Wrote {target}" in capsys.readouterr().out
+
+    evaluated = []
+    two_columns = golden / "easynlp/tsv/train_two_columns.tsv"
+    for model, rows in ((painter_checkpoint, table), (target, table), (target, two_columns)):
+        assert cli.main(["easynlp", "--mode=evaluate", "--worker_gpu=0", f"--tables=x,{rows}",
+                         f"--checkpoint_dir={model}", "--micro_batch_size=4"]) == 0
+        evaluated.append(json.loads(capsys.readouterr().out))
+    assert [each["rows"] for each in evaluated] == [6, 6, 6]
+    assert evaluated[1]["loss"] < evaluated[0]["loss"] - 1 and evaluated[1] == evaluated[2]
+    assert losses(target, "validation") == [pytest.approx(evaluated[1]["loss"], rel=1e-5)]
+
+    assert cli.main(train_words(golden, target, parameters)) == 1
+    assert "replace it with --force" in capsys.readouterr().err
+    first = losses(target, "train")
+    assert cli.main(train_words(golden, target, parameters, "--force", "--epoch_num=0.5", "--warmup_proportion=0")) == 0
+    assert len(first) == 2 and len(losses(target, "train")) == 1
+    (tmp_path / "in.tsv").write_text("7\t红色的圆形\n", encoding="utf-8")
+    assert cli.main(words(tmp_path / "in.tsv", tmp_path / "out.tsv", target)) == 0
+    assert (tmp_path / "out.tsv").read_text("utf-8").startswith("7\t红色的圆形\t['iVBOR")
+
+
+@pytest.mark.slow
+def test_training_from_scratch_reads_the_originals_vqgan_file(
+        golden: Path, painter_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from danqing_pack import pickles
+
+    state = pickles.load(painter_checkpoint / "pytorch_model.bin")
+    stage = {name.removeprefix("first_stage_model."): value for name, value in state.items()
+             if name.startswith("first_stage_model.")}
+    stage["loss.discriminator.weight"] = stage["quant_conv.bias"]
+    pickles.dump(tmp_path / "vqgan_f16.bin", stage)
+    parameters = f"vqgan_ckpt_path={tmp_path}/vqgan_f16.bin n_layer=1 n_head=2 n_embd=16 size=256"
+    assert cli.main(train_words(golden, tmp_path / "new", parameters)) == 1
+    assert "vocab_path is missing" in capsys.readouterr().err
+    parameters += f" vocab_path={painter_checkpoint}/vocab.txt"
+    assert cli.main(train_words(golden, tmp_path / "new", parameters)) == 0
+    written = pickles.load(tmp_path / "new/pytorch_model.bin")
+    assert written["transformer.tok_emb.weight"].shape == (922, 16)
+    assert all((written[f"first_stage_model.{name}"].array() == value.array()).all()
+               for name, value in stage.items() if not name.startswith("loss."))
+
+
+@pytest.mark.parametrize("more, sentence", [
+    (["--tables=a,b,c"], "names 3 tables"), (["--optimizer_type=SGD"], "SGD is not carried out"),
+    (["--warmup_proportion=2"], "a part from 0 to 1"), (["--tables=oss://a/b"], "is not read here"),
+    (["--user_defined_parameters=size=3"], "vqgan_ckpt_path is missing"),
+    (["--second_sequence=picture"], "no column 'picture'"),
+])
+def test_training_that_cannot_be(
+        more: list[str], sentence: str, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(train_words(golden, tmp_path / "new", "", *more)) == 1
+    assert sentence in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []

@@ -28,14 +28,17 @@ def run(argv: Sequence[str]) -> int | None:
                            f"{', '.join(FAMILIES)}.")
     family: Any = import_module(FAMILIES[args.app_name])
     parameters = parse_parameters(args.user_defined_parameters, family.PARAMETERS)
-    if args.mode != "predict":
-        work = getattr(family, args.mode)
-        return work(args, parameters)      # type: ignore[no-any-return]
-    from danqing.easynlp_cli.predicting import predict
-
     try:
-        predict(family, args, parameters)
+        if args.mode == "predict":
+            from danqing.easynlp_cli.predicting import predict
+
+            predict(family, args, parameters)
+        else:
+            getattr(family, args.mode)(args, parameters)
     except KeyboardInterrupt:
-        print("danqing: interrupted; the same command with --resume goes on after the last row.", file=sys.stderr)
+        if args.mode == "evaluate":
+            raise
+        last = "row" if args.mode == "predict" else "checkpoint"
+        print(f"danqing: interrupted; the same command with --resume goes on after the last {last}.", file=sys.stderr)
         return 130
     return None

@@ -19,7 +19,8 @@ MODES = ("train", "predict", "evaluate")
 _WITHOUT_EFFECT = {
     "label_name": "name", "label_enumerate_values": "values", "do_lower_case": None, "sequence_length": "N",
     "worker_count": "N", "worker_cpu": "N", "master_port": "PORT", "local_rank": "N", "distributed_backend": "NAME",
-    "use_torchacc": None, "export_tf_checkpoint_type": "NAME", "modelzoo_base_dir": "DIR", "restore_works_dir": "DIR",
+    "use_torchacc": None, "data_threads": "N", "export_tf_checkpoint_type": "NAME", "modelzoo_base_dir": "DIR",
+    "restore_works_dir": "DIR",
     "predict_slice_size": "N", "predict_queue_size": "N", "predict_thread_num": "N",
     "predict_table_read_thread_num": "N", "ps_hosts": "HOSTS", "chief_hosts": "HOSTS", "worker_hosts": "HOSTS",
     "job_name": "NAME", "task_index": "N", "task_count": "N", "is_chief": "X",
@@ -30,6 +31,8 @@ _SILENT = ("sequence_length", "worker_count")
 _REFUSED = {
     "user_script": "scripts are not fetched and run", "user_entry_file": "scripts are not fetched and run",
     "odps_config": "MaxCompute tables are not read: export them as TSV files",
+    "resume_from_checkpoint": "--resume goes on with a run of this command; EasyNLP's own are begun anew with "
+                              "pretrain_model_name_or_path",
     "buckets": "OSS is not read: mount the bucket, or copy its files",
 }
 
@@ -114,7 +117,11 @@ def _add_common(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--encoding", default="utf-8", metavar="NAME",
                        help="of the tables (default: utf-8); not in EasyNLP")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; not in EasyNLP")
-    group.add_argument("--dtype", default="auto", help="auto, fp32, fp16 or bf16; not in EasyNLP")
+    group.add_argument("--dtype", default="auto", help="auto, fp32, fp16 or bf16, but for train; not in EasyNLP")
+    group.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped; not in EasyNLP")
+    group.add_argument("--force", action="store_true",
+                       help="start over where an interrupted run left something, replace the model that train writes; "
+                       "not in EasyNLP")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -127,11 +134,10 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--warmup_proportion", type=float, default=0.1, metavar="X",
                        help="part of the steps in which the learning rate rises (default: 0.1)")
     group.add_argument("--gradient_accumulation_steps", type=_positive, default=1, metavar="N", help="default: 1")
-    group.add_argument("--save_checkpoint_steps", type=_positive, metavar="N", help="steps between two checkpoints")
-    group.add_argument("--save_all_checkpoints", action="store_true", help="keep each of them")
-    group.add_argument("--resume_from_checkpoint", metavar="DIR", help="go on from there")
+    group.add_argument("--save_checkpoint_steps", type=_positive, metavar="N",
+                       help="steps between two checkpoints, and two validations (default: at the end)")
+    group.add_argument("--save_all_checkpoints", action="store_true", help="keep each of them, not the last alone")
     group.add_argument("--use_amp", action="store_true", help="mixed precision")
-    group.add_argument("--data_threads", type=int, default=0, metavar="N", help="processes that read the table")
 
 
 def _add_prediction(group: argparse._ArgumentGroup) -> None:
@@ -139,10 +145,6 @@ def _add_prediction(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output_schema", default="", metavar="COLUMN,...",
                        help="columns of the result: idx, text, gen_imgbase64 (default: these)")
     group.add_argument("--append_cols", metavar="COLUMN,...", help="columns of the input that follow")
-    group.add_argument("--resume", action="store_true",
-                       help="go on where an interrupted run stopped; not in EasyNLP")
-    group.add_argument("--force", action="store_true",
-                       help="start over where an interrupted run left rows; not in EasyNLP")
 
 
 def _positive(text: str) -> int:

@@ -47,7 +47,7 @@ class Family(Protocol):
 
 def predict(family: Family, args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     """Carry out one command line."""
-    table, target = _input(args), Path(_needed(args, "outputs"))
+    table, target = _input(args), Path(needed(args, "outputs"))
     columns = Schema.parse(args.output_schema or ",".join(family.COLUMNS)).names
     appended = Schema.parse(args.append_cols).names if args.append_cols else ()
     for name in columns:
@@ -96,14 +96,15 @@ def _draw(predictor: Predictor, table: Table, wanted: set[str], columns: Sequenc
 
 
 def _input(args: argparse.Namespace) -> Table:
-    path = _needed(args, "tables").split(",")[-1].strip()
-    _needed(args, "checkpoint_dir")
+    path = needed(args, "tables").split(",")[-1].strip()
+    needed(args, "checkpoint_dir")
     if not args.input_schema:
         raise RequestError("--mode=predict needs --input_schema, such as idx:str:1,text:str:1.")
     return Table(local(path), args.input_schema, encoding=args.encoding, skip_first_line=args.skip_first_line)
 
 
-def _needed(args: argparse.Namespace, flag: str) -> str:
+def needed(args: argparse.Namespace, flag: str) -> str:
+    """The value of a flag that the mode cannot do without."""
     value: str | None = getattr(args, flag)
     if not value:
         raise RequestError(f"--mode={args.mode} needs --{flag}.")
