@@ -14,6 +14,8 @@ from .layout import Layout, Progress, as_json, read_json, relative_files, write_
 
 INDEX = "model_index.json"
 UNUSED = "legacy/unused.safetensors"
+FORM = "0.42.0"
+"""The diffusers whose form of a folder is written, whatever is installed; its inpainting pipelines insist on an entry."""
 CONFIGS = ("config.json", "scheduler_config.json")
 SAFE = ("diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.fp16.safetensors",
         "model.fp16.safetensors")
@@ -131,7 +133,7 @@ def write_folder(form: Modern, folder: Path, progress: Progress | None = None) -
 
 def write_small_files(form: Modern, folder: Path) -> dict[str, str]:
     """Everything but weights; sha256 by relative name."""
-    index: dict[str, Any] = {"_class_name": form.class_name, **form.settings}
+    index: dict[str, Any] = {"_class_name": form.class_name, "_diffusers_version": FORM, **form.settings}
     index |= {name: [part.library, part.class_name] for name, part in form.components.items()}
     small: dict[str, Blob] = {INDEX: as_json(index), **form.files}
     for name, part in form.folders.items():
