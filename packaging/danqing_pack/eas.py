@@ -75,8 +75,10 @@ def pack(source: str | os.PathLike[str], bundle: str | os.PathLike[str], flavor:
     if bundle.name.lower().endswith(_OTHER_ENDINGS):
         raise RequestError(f"{bundle} is named like another kind of archive, and the service goes by the name: "
                            "end it in .tar.gz.", path=bundle)
-    with (staged_file(bundle, force, sources=[source]) as staging,
-          _ready(source, bundle, flavor, text_length, progress) as found):
+    from .detection import opened
+
+    with (opened(source) as given, staged_file(bundle, force, sources=[source]) as staging,
+          _in_flavor(given, bundle, flavor, text_length, progress) as found):
         files = _files(found, text_length)
         archives.write_archive(staging, files, _describing(found, text_length), progress)
         sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -109,20 +111,18 @@ def unpack(bundle: str | os.PathLike[str], target: str | os.PathLike[str], force
 
 
 @contextmanager
-def _ready(source: Path, bundle: Path, flavor: str | None, text_length: int | None, progress: Progress | None
-           ) -> Iterator[Opened]:
+def _in_flavor(given: Opened, bundle: Path, flavor: str | None, text_length: int | None, progress: Progress | None
+               ) -> Iterator[Opened]:
     """The checkpoint lying open in the layout that goes into the bundle."""
-    from .detection import open_folder, opened
+    if flavor is None or flavor == given.layout.name:
+        yield given
+        return
+    from .conversion import convert
+    from .detection import open_folder
 
-    with opened(source) as found:
-        if flavor is None or flavor == found.layout.name:
-            yield found
-            return
-        from .conversion import convert
-
-        with scratch_folder(beside=bundle) as scratch:
-            convert(found.folder, scratch / "model", to=flavor, text_length=text_length, progress=progress)
-            yield open_folder(scratch / "model")
+    with scratch_folder(beside=bundle) as scratch:
+        convert(given.folder, scratch / "model", to=flavor, text_length=text_length, progress=progress)
+        yield open_folder(scratch / "model")
 
 
 def _files(found: Opened, text_length: int | None) -> dict[str, Path]:

@@ -73,26 +73,28 @@ def _staged(target: Path, force: bool, sources: tuple[Path, ...], folder: bool) 
     target = Path(os.path.abspath(target))      # not resolve(): a link as target is refused, not followed
     made: list[Path] = []
     staging: Path | None = None
-    with _sentences(target):
-        try:
+    try:
+        with _sentences(target, all_errors=True):
             _make_parents(target.parent, made)
             _sweep(target)
             _refuse_target(target, force, sources, folder)
             staging, lock = _create(target, folder)
-            try:
+        try:
+            with _sentences(target):
                 yield staging
+            with _sentences(target, all_errors=True):
                 _refuse_target(target, force, sources, folder)      # another program may have made it meanwhile
                 _put_in_place(staging, target, folder)
-                staging, made = None, []
-            finally:
-                if lock is not None:
-                    os.close(lock)
+            staging, made = None, []
         finally:
-            if staging is not None:
-                _remove(staging)
-            for parent in reversed(made):
-                with suppress(OSError):
-                    parent.rmdir()
+            if lock is not None:
+                os.close(lock)
+    finally:
+        if staging is not None:
+            _remove(staging)
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
 
 
 # ---- what may be replaced
@@ -291,14 +293,19 @@ _FACTS = {
 
 
 @contextmanager
-def _sentences(target: Path) -> Iterator[None]:
-    """What the operating system refuses, as a sentence; errors that say nothing about writing pass through."""
+def _sentences(target: Path, all_errors: bool = False) -> Iterator[None]:
+    """What the operating system refuses, as a sentence.
+
+    all_errors: these are steps of this module. Otherwise somebody else's code runs inside, and errors that say nothing
+    about writing (a lost connection, a file that is not there) are left to it.
+    """
     try:
         yield
     except OSError as error:
         fact = _FACTS.get(error.errno or 0)
-        if fact is None:
+        if fact is None and not all_errors:
             raise
+        fact = fact or f"{os.strerror(error.errno or errno.EIO)}: choose another place"
         raise RequestError(f"{target} was not written: {_place(error, target)}{fact}.", path=target,
                            errno=error.errno) from error
 

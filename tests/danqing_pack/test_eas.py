@@ -184,8 +184,11 @@ def test_targets_that_are_refused(painter_copy: Path, tmp_path: Path, bundle: Pa
     own = Path(shutil.copy(bundle, tmp_path / "own.tar.gz"))
     with pytest.raises(RequestError, match="the source"):
         pack(own, own, force=True)
-    with pytest.raises(DanqingError):
+    with pytest.raises(DanqingError, match="nothing at"):
         pack(tmp_path / "missing", tmp_path / "new.tar.gz")
+    with pytest.raises(FormatError, match="no checkpoint") as caught:
+        pack(tmp_path, tmp_path / "new.tar.gz")
+    assert ".danqing" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint", "out.tar.gz", "own.tar.gz"]
 
 

@@ -182,6 +182,18 @@ def test_places_that_cannot_hold_a_target(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
 
 
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_a_parent_that_vanishes_is_a_sentence(tmp_path: Path, moment: str, monkeypatch) -> None:
+    parent = tmp_path / "parent"
+    if moment == "start":
+        real = staging._sweep
+        monkeypatch.setattr(staging, "_sweep", lambda target: (real(target), parent.rmdir()))
+    with pytest.raises(DanqingError, match="No such file"), staged_file(parent / "out") as file:
+        file.unlink()
+        parent.rmdir()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_longest_name_works_and_can_be_replaced(tmp_path: Path) -> None:
     name = "丹" * 85      # 255 bytes
     write_folder(tmp_path / name, "old")
