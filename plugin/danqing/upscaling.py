@@ -21,7 +21,7 @@ from danqing.networks.rrdbnet import RRDBNet
 
 if TYPE_CHECKING:
     from danqing_pack.sides import Component
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 TILE = 256
 """Pixels of the input that the trunk takes at once, without their surroundings."""
@@ -93,8 +93,8 @@ def _opened(place: Path) -> Iterator[Component]:
         with opened(place) as checkpoint:
             form = checkpoint.family.to_modern(checkpoint.form, Options())
             if "upscaler" not in form.attachments:
-                raise FormatError(f"{place} has no upscaler; name a checkpoint that has one, or a file RRDB_ESRGAN_x4.pth.",
-                                  path=place)
+                raise FormatError(f"{place} has no upscaler; name a checkpoint that has one, or a file "
+                                  "RRDB_ESRGAN_x4.pth.", path=place)
             yield form.attachments["upscaler"]
 
 
@@ -203,5 +203,6 @@ def as_tensor(image: Any) -> Tensor:
         return image.float() / 255 if image.dtype == torch.uint8 else image.float()
     shape = f" of shape {list(image.shape)}" if isinstance(image, (np.ndarray, Tensor)) else ""
     raise RequestError(
-        f"A {type(image).__name__}{shape} cannot be enlarged: give a PIL image, an array [H, W, 3] or a tensor [3, H, W]."
+        f"A {type(image).__name__}{shape} cannot be enlarged: give a PIL image, an array [H, W, 3] or a tensor "
+        "[3, H, W]."
     )

@@ -1,4 +1,4 @@
-"""Reference data of latent diffusion, the original rebuilt, and checkpoints of any size as EasyNLP's trainer wrote them."""
+"""Reference data of latent diffusion, the original rebuilt, and checkpoints of any size as its trainer wrote them."""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ class First(nn.Conv2d):
 class UNet(nn.Module):
     def __init__(
         self, in_channels: int, out_channels: int, model_channels: int, num_res_blocks: int, attention_resolutions: Any,
-        channel_mult: Any, context_dim: int, num_heads: int = -1, num_head_channels: int = -1, transformer_depth: int = 1,
-        **_: Any,
+        channel_mult: Any, context_dim: int, num_heads: int = -1, num_head_channels: int = -1,
+        transformer_depth: int = 1, **_: Any,
     ) -> None:
         super().__init__()
         time, self.width = 4 * model_channels, model_channels
@@ -192,7 +192,9 @@ class TextBlock(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    def __init__(self, context_length: int, vocab_size: int, output_dim: int, width: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, context_length: int, vocab_size: int, output_dim: int, width: int, layers: int, heads: int
+    ) -> None:
         super().__init__()
         self.embedding_table = nn.Parameter(torch.randn(vocab_size, width))
         self.positional_embedding = nn.Parameter(torch.randn(context_length, width))

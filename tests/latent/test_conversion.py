@@ -1,4 +1,4 @@
-"""chinese-ldm across layouts: every tensor comes back, what the original sampled with decides, the rest is refused by name."""
+"""chinese-ldm across layouts: every tensor comes back, what was sampled with decides, the rest is refused by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert (value.dtype, value.shape, value.tobytes()) == (other[name].dtype, other[name].shape, other[name].tobytes()), name
+        same = other[name]
+        assert (value.dtype, value.shape, value.tobytes()) == (same.dtype, same.shape, same.tobytes()), name
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -59,7 +60,8 @@ def averaged(state: State) -> State:
     """The state with an EMA copy whose numbers differ from the plain ones."""
     copy = {f"model_ema.{name.removeprefix('model.').replace('.', '')}": value + 1
             for name, value in state.items() if name.startswith(UNET)}
-    return state | copy | {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7, dtype=torch.int32)}
+    counters = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7, dtype=torch.int32)}
+    return state | copy | counters
 
 
 # ---------------------------------------------------------------- the reference checkpoint
@@ -89,8 +91,8 @@ def test_the_reference_checkpoint_comes_back_bit_for_bit(checkpoint: Path, tmp_p
 def test_the_original_reads_what_came_back(checkpoint: Path, tmp_path: Path) -> None:
     lines = (checkpoint.parent / "state_dict_keys.txt").read_text().splitlines()
     found = torch.load(there_and_back(checkpoint, tmp_path) / "pytorch_model.bin", weights_only=True)
-    assert {name: (str(list(value.shape)), str(value.dtype).removeprefix("torch.")) for name, value in found.items()} == {
-        name: (shape, dtype) for name, shape, dtype in (line.split("\t") for line in lines)}
+    written = {name: (str(list(value.shape)), str(value.dtype).removeprefix("torch.")) for name, value in found.items()}
+    assert written == {name: (shape, dtype) for name, shape, dtype in (line.split("\t") for line in lines)}
 
 
 def test_a_diffusers_folder_comes_back_byte_for_byte(folder: Path, tmp_path: Path) -> None:
@@ -131,7 +133,8 @@ def test_the_trainers_extra_prefix_goes(wrapped: bool, make_checkpoint: MakeChec
     def prefixed(state: State) -> State:
         return {f"model.{name}": value for name, value in state.items()}
 
-    source, state = make_checkpoint(change=prefixed, wrap=lambda state: {"state_dict": state, "epoch": 3} if wrapped else state)
+    source, state = make_checkpoint(
+        change=prefixed, wrap=lambda state: {"state_dict": state, "epoch": 3} if wrapped else state)
     assert detect(source).family == "chinese-ldm"
     assert any("extra model." in note for note in convert(source, tmp_path / "modern", to="diffusers").notes)
     convert(tmp_path / "modern", tmp_path / "back", to="easynlp")
@@ -253,13 +256,15 @@ def original_alphas(name: str, start: float, end: float, cosine_s: float = 8e-3)
 
 SCHEDULES = [
     ("linear", 1e-4, 2e-2, 8e-3, "scaled_linear"), ("sqrt_linear", 1e-4, 2e-2, 8e-3, "linear"),
-    ("cosine", 1e-4, 2e-2, 8e-3, "squaredcos_cap_v2"), ("cosine", 1e-4, 2e-2, 2e-2, None), ("sqrt", 1e-6, 4e-4, 8e-3, None),
+    ("cosine", 1e-4, 2e-2, 8e-3, "squaredcos_cap_v2"), ("cosine", 1e-4, 2e-2, 2e-2, None),
+    ("sqrt", 1e-6, 4e-4, 8e-3, None),
 ]
 
 
 @pytest.mark.parametrize(("name", "start", "end", "cosine_s", "modern"), SCHEDULES)
 def test_a_schedule_in_config(
-    name: str, start: float, end: float, cosine_s: float, modern: str | None, make_checkpoint: MakeCheckpoint, tmp_path: Path
+    name: str, start: float, end: float, cosine_s: float, modern: str | None, make_checkpoint: MakeCheckpoint,
+    tmp_path: Path,
 ) -> None:
     source, _ = make_checkpoint(
         change=lambda state: {key: value for key, value in state.items() if key not in BUFFERS},

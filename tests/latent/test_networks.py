@@ -31,8 +31,12 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None
 
 
 def filled(network: Any, state: State, prefix: str) -> Any:
-    network.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
     return network.eval()
+
+
+def params(folder: Path) -> Any:
+    return json.loads((folder / "config.json").read_text())["model"]["params"]
 
 
 # ---------------------------------------------------------------- the reference checkpoint
@@ -75,8 +79,7 @@ def test_a_unet_of_another_size(
     sizes: dict[str, Any], original: ModuleType, make_checkpoint: MakeCheckpoint
 ) -> None:
     folder, state = make_checkpoint(unet=sizes)
-    params = json.loads((folder / "config.json").read_text())["model"]["params"]["unet_config"]["params"]
-    theirs = filled(original.UNet(**params), state, "model.diffusion_model.")
+    theirs = filled(original.UNet(**params(folder)["unet_config"]["params"]), state, "model.diffusion_model.")
     ours = danqing.load(folder, device="cpu").unet
     x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 1, 16)
     for step in (1, 501, 999):
@@ -87,10 +90,11 @@ def test_a_unet_of_another_size(
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_context(normalize: bool, n_repeat: int, original: ModuleType, make_checkpoint: MakeCheckpoint) -> None:
     folder, state = make_checkpoint(cond={"normalize": normalize, "n_repeat": n_repeat}, text={"layers": 2})
-    text = json.loads((folder / "config.json").read_text())["model"]["params"]["cond_stage_config"]["params"]["text_encoder"]
+    text = params(folder)["cond_stage_config"]["params"]["text_encoder"]
     theirs = filled(original.TextTransformer(**text), state, "cond_stage_model.model.")
     pipe = danqing.load(folder, device="cpu")
-    ids = pipe.tokenizer(["一只猫", "", "远处的雪山"], padding="max_length", max_length=12, return_tensors="pt").input_ids
+    texts = ["一只猫", "", "远处的雪山"]
+    ids = pipe.tokenizer(texts, padding="max_length", max_length=12, return_tensors="pt").input_ids
     found = pipe.text_encoder(ids)[0]
     assert found.shape == (3, n_repeat, 16)
     close(found, theirs(ids, normalize=normalize, n_repeat=n_repeat), 1e-5)
@@ -103,8 +107,8 @@ def test_ema_weights_are_what_runs(original: ModuleType, make_checkpoint: MakeCh
                         for name, value in state.items() if name.startswith(prefix)}
 
     folder, state = make_checkpoint(change=averaged, params={"use_ema": True})
-    params = json.loads((folder / "config.json").read_text())["model"]["params"]["unet_config"]["params"]
-    theirs = filled(original.UNet(**params), {name: value * 1.1 for name, value in state.items()}, "model.diffusion_model.")
+    unet = original.UNet(**params(folder)["unet_config"]["params"])
+    theirs = filled(unet, {name: value * 1.1 for name, value in state.items()}, "model.diffusion_model.")
     x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 1, 16)
     expected = theirs(x, torch.tensor([501]), context)
     close(danqing.load(folder, device="cpu").unet(x, 501, context).sample, expected, 2e-5)

@@ -18,7 +18,8 @@ def networks(original: ModuleType, checkpoint: Path) -> tuple[Any, Any, torch.Te
     params = json.loads((checkpoint / "config.json").read_text())["model"]["params"]
 
     def filled(network: Any, prefix: str) -> Any:
-        network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+        network.load_state_dict({
+            key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
         return network.eval().requires_grad_(False)
 
     unet = filled(original.UNet(**params["unet_config"]["params"]), "model.diffusion_model.")

@@ -16,7 +16,9 @@ import pytest
 import torch
 from danqing_pack.errors import RequestError
 from diffusers import (
-    StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
 )
 
 State = dict[str, torch.Tensor]

@@ -53,7 +53,8 @@ def test_one_row_for_each_image(rows: Any) -> None:
     found = rows(["猫", "狗"], n_samples=2, n_iter=2, ddim_steps=1, seed=3)
     assert [(row["idx"], row["text"]) for row in found] == [(0, "猫")] * 4 + [(1, "狗")] * 4
     assert all(row["image_tensor"].shape == (2, 3, 64, 64) for row in found)
-    assert found[0]["image_tensor"] is found[1]["image_tensor"] and found[2]["image_tensor"] is not found[1]["image_tensor"]
+    first, second, third = (row["image_tensor"] for row in found[:3])
+    assert first is second and third is not second
 
 
 def test_an_image_draws_alone_what_it_draws_among_others(rows: Any) -> None:
@@ -70,7 +71,8 @@ def test_the_upscaled_rows(rows: Any, inputs: dict[str, Any], expected: Callable
 
 
 def test_the_words_of_the_command_line(rows: Any, inputs: dict[str, Any]) -> None:
-    words = {"n_samples": "2", "scale": "5.0", "H": "64", "W": "64", "ddim_steps": "2", "do_sr": "False", "ddim_eta": "0"}
+    words = {"n_samples": "2", "scale": "5.0", "H": "64", "W": "64", "ddim_steps": "2", "do_sr": "False",
+             "ddim_eta": "0"}
     numbers = {**SMALL, "ddim_steps": 2}
     assert rows("猫", latents=inputs["x_T"], **words)[0]["gen_imgbase64"] == rows(
         "猫", latents=inputs["x_T"], **numbers)[0]["gen_imgbase64"]
@@ -111,8 +113,8 @@ def test_modelscope(folder: Path, checkpoint: Path, rows: Any, inputs: dict[str,
 
 
 def test_generate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["generate", "一只猫", "-m", str(folder), "--steps", "2", "--width", "64", "--height", "64", "--seed", "3",
-               "--device", "cpu"]
+    command = ["generate", "一只猫", "-m", str(folder), "--steps", "2", "--width", "64", "--height", "64",
+               "--seed", "3", "--device", "cpu"]
     assert main([*command, "-o", str(tmp_path / "plain")]) in (0, None)
     assert main([*command, "-o", str(tmp_path / "large"), "--upscale"]) in (0, None)
     (plain,), (large,) = (list((tmp_path / name).glob("*.png")) for name in ("plain", "large"))
@@ -120,16 +122,18 @@ def test_generate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "upscale" in Image.open(large).text
 
 
-def test_a_model_without_an_upscaler(painter_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["generate", "猫", "-m", str(painter_checkpoint), "-o", str(tmp_path / "out"), "--upscale", "--device", "cpu"])
+def test_a_model_without_an_upscaler(
+    painter_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["-o", str(tmp_path / "out")]
+    code = main(["generate", "猫", "-m", str(painter_checkpoint), *out, "--upscale", "--device", "cpu"])
     assert code == 1 and "has no upscaler" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_pipeline_of_somebody_else(folder: Path) -> None:
-    from diffusers import StableDiffusionPipeline
-
     from danqing.upscaling import upscaler_of
+    from diffusers import StableDiffusionPipeline
 
     with pytest.raises(DanqingError, match=r"not made by danqing\.load"):
         upscaler_of(StableDiffusionPipeline.from_pretrained(folder))

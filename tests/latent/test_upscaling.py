@@ -150,7 +150,8 @@ def test_an_old_format_file(checkpoint: Path, upscaler: Upscaler, tmp_path: Path
     state = torch.load(checkpoint / "RRDB_ESRGAN_x4.pth", weights_only=True)
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     image = torch.rand(1, 3, 8, 8)
-    assert torch.equal(danqing.load_upscaler(tmp_path / "old.pth", device="cpu").upscale(image), upscaler.upscale(image))
+    old = danqing.load_upscaler(tmp_path / "old.pth", device="cpu")
+    assert torch.equal(old.upscale(image), upscaler.upscale(image))
 
 
 def test_no_upscaler_there(painter_checkpoint: Path, tmp_path: Path) -> None:

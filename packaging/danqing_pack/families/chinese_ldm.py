@@ -9,25 +9,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..dtypes import TORCH
-from ..errors import ConversionError, FormatError, RequestError
+from ..errors import ConversionError, FormatError, RequestError, listing
 from ..family import Family, Form, Options, Signature
 from ..keymap import KeyMap, State
 from ..sides import Component, Legacy, Modern, content
 from ..tensors import Tensor
 from .autoencoders import AutoencoderDimensions, sizes_from_config, sizes_from_state
+from .chinese_ldm_config import legacy_config
 from .esrgan import upscaler_component, upscaler_from_config, upscaler_table
 from .latent_diffusion import (
-    UNetDimensions, kl_config, kl_table, require_neutral, unet_from_config, unet_from_state, unet_table,
+    UNetDimensions,
+    kl_config,
+    kl_table,
+    require_neutral,
+    unet_from_config,
+    unet_from_state,
+    unet_table,
 )
 from .noise_schedules import BUFFERS, NoiseSchedule, schedule_from_config, schedule_from_scheduler, scheduler_config
 from .wukong import (
-    TextDimensions, text_config, text_from_config, text_from_state, text_params, text_table, tokenizer_component,
+    TextDimensions,
+    text_config,
+    text_from_config,
+    text_from_state,
+    text_table,
+    tokenizer_component,
     vocabulary_problems,
 )
 
@@ -82,8 +94,8 @@ class ChineseLDMDimensions:
 def dimensions(form: Form, options: Options) -> ChineseLDMDimensions:
     """Read every size from what lies there."""
     if options.text_length is not None and options.text_length != (found := _sizes(form, options)).text.length:
-        raise RequestError(f"The text encoder has {found.text.length} positions, which --text-length {options.text_length} "
-                           "cannot change; leave the option out.")
+        raise RequestError(f"The text encoder has {found.text.length} positions, which --text-length "
+                           f"{options.text_length} cannot change; leave the option out.")
     return _sizes(form, options)
 
 
@@ -99,7 +111,7 @@ def _sizes(form: Form, options: Options) -> ChineseLDMDimensions:
     moments = state.get(f"{VAE}quant_conv.weight")
     if moments is not None and moments.shape[0] != 2 * autoencoder.latent_channels:
         raise FormatError(f"The autoencoder has an embed_dim of {moments.shape[0] // 2} and z_channels of "
-                          f"{autoencoder.latent_channels}; diffusers has no such network, only those where both are equal.")
+                          f"{autoencoder.latent_channels}; diffusers has only networks where both are equal.")
     schedule = schedule_from_config(params)
     stored = state.get("alphas_cumprod")
     return ChineseLDMDimensions(
@@ -124,8 +136,9 @@ def _flat(form: Legacy) -> State:
         return form.tensors
     bare = sorted(name for name in form.tensors if not name.startswith(EXTRA))
     if bare:
-        raise ConversionError(f"The weights were saved with {EXTRA} before their keys, but not before {', '.join(bare)}; the "
-                              "file is mixed from two checkpoints.", problems=[f"{name} has no place" for name in bare])
+        raise ConversionError(
+            f"The weights were saved with {EXTRA} before their keys, but not before {listing(bare)}; the file is mixed "
+            "from two checkpoints.", problems=[f"{name} has no place" for name in bare])
     return {name.removeprefix(EXTRA): tensor for name, tensor in form.tensors.items()}
 
 
@@ -140,7 +153,8 @@ def _params(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _part(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = (params.get(f"{name}_config") or {}).get("params")
     if not isinstance(found, Mapping):
-        raise FormatError(f"config.json has no model.params.{name}_config.params; copy it from the checkpoint's source.")
+        raise FormatError(f"config.json has no model.params.{name}_config.params; copy it from the checkpoint's "
+                          "source.")
     return found
 
 
@@ -169,8 +183,7 @@ def _chosen_weights(state: State, params: Mapping[str, Any], options: Options) -
 def averaged_table(size: UNetDimensions) -> KeyMap:
     """Where the EMA copy keeps each key of the UNet: under its path below ``model.``, without a single dot."""
     return KeyMap(tuple(
-        type(row)(tuple(f"{EMA}{''.join(f'diffusion_model.{name}'.split('.'))}" for name in row.legacy), row.modern, row.op,
-                  row.shape)
+        replace(row, legacy=tuple(EMA + f"diffusion_model.{name}".replace(".", "") for name in row.legacy))
         for row in unet_table(size).rows
     )).under("", "unet")
 
@@ -178,7 +191,10 @@ def averaged_table(size: UNetDimensions) -> KeyMap:
 def network_table(size: ChineseLDMDimensions) -> KeyMap:
     """Every network of the checkpoint's own file."""
     unet = averaged_table(size.unet) if size.weights == "ema" else unet_table(size.unet).under(UNET[:-1], "unet")
-    return unet + kl_table(size.autoencoder).under(VAE[:-1], "vae") + text_table(size.text).under(TEXT[:-1], "text_encoder")
+    return (
+        unet + kl_table(size.autoencoder).under(VAE[:-1], "vae")
+        + text_table(size.text).under(TEXT[:-1], "text_encoder")
+    )
 
 
 # ---------------------------------------------------------------- legacy to modern
@@ -281,54 +297,6 @@ def _remade(form: Modern, size: ChineseLDMDimensions, schedule: NoiseSchedule) -
     return {name: Tensor.of(values[name]).cast(TORCH[kind]) for name, kind in wanted.items()}
 
 
-def legacy_config(size: ChineseLDMDimensions, schedule: NoiseSchedule) -> dict[str, Any]:
-    """EasyNLP's config.json for a checkpoint that never had one."""
-    return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {
-        "beta_schedule": schedule.name, "linear_start": schedule.start, "linear_end": schedule.end,
-        "timesteps": schedule.timesteps, **({"given_betas": list(schedule.given)} if schedule.given else {}),
-        "num_timesteps_cond": 1, "log_every_t": 200, "first_stage_key": "image", "cond_stage_key": "caption",
-        "image_size": size.unet.sample_size, "channels": size.unet.in_channels, "cond_stage_trainable": False,
-        "conditioning_key": "crossattn", "monitor": "val/loss_simple_ema", "scale_factor": size.scale_factor,
-        "use_ema": size.weights == "ema",
-        "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": _unet_params(size.unet)},
-        "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": _vae_params(size)},
-        "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenWukongCLIPTextEmbedder",
-                              "params": text_params(size.text)},
-    }}}
-
-
-def _unet_params(size: UNetDimensions) -> dict[str, Any]:
-    width = {channels // heads for channels, heads in zip(size.channels, size.heads, strict=True)}
-    if len(set(size.heads)) == 1:
-        heads = {"num_heads": size.heads[0]}
-    elif len(width) == 1:
-        heads = {"num_head_channels": width.pop()}
-    else:
-        raise FormatError(f"The UNet has {list(size.heads)} heads on levels of {list(size.channels)} channels; the original "
-                          "knows one number of heads, or one width of a head.")
-    return {
-        "image_size": size.sample_size, "in_channels": size.in_channels, "out_channels": size.out_channels,
-        "model_channels": size.channels[0], "num_res_blocks": size.layers_per_block,
-        "attention_resolutions": [2**level for level, attends in enumerate(size.attention) if attends],
-        "channel_mult": [channels // size.channels[0] for channels in size.channels], "use_spatial_transformer": True,
-        "transformer_depth": size.depth, "context_dim": size.context, "use_checkpoint": False, "legacy": False, **heads,
-    }
-
-
-def _vae_params(size: ChineseLDMDimensions) -> dict[str, Any]:
-    vae = size.autoencoder
-    return {
-        "embed_dim": vae.latent_channels, "monitor": "val/rec_loss", "lossconfig": {"target": "torch.nn.Identity"},
-        "ddconfig": {
-            "double_z": True, "z_channels": vae.latent_channels, "resolution": size.image_size,
-            "in_channels": vae.in_channels, "out_ch": vae.out_channels, "ch": vae.channels[0],
-            "ch_mult": [channels // vae.channels[0] for channels in vae.channels],
-            "num_res_blocks": vae.layers_per_block, "dropout": 0.0,
-            "attn_resolutions": [size.image_size // 2**level for level, attends in enumerate(vae.attention) if attends],
-        },
-    }
-
-
 def _read(blob: Any) -> dict[str, Any]:
     found = json.loads(content(blob))
     return found if isinstance(found, dict) else {}
@@ -344,7 +312,8 @@ def problems(form: Form, options: Options) -> list[str]:
     """What ``danqing check`` says beyond what a conversion would refuse."""
     if isinstance(form, Legacy):
         return [] if UPSCALER in form.attachments else [
-            f"The folder has no {UPSCALER}, which the original opens in any case; copy it from the checkpoint's source."]
+            f"The folder has no {UPSCALER}, which the original opens in any case; copy it from the checkpoint's "
+            "source."]
     vocabulary = form.components["tokenizer"].files.get("vocab.txt")
     return vocabulary_problems(vocabulary, dimensions(form, options).text.vocab_size) if vocabulary is not None else []
 
@@ -358,8 +327,8 @@ def notes(form: Form, options: Options) -> list[str]:
     lines = [f"The UNet has the checkpoint's {'EMA' if chosen == 'ema' else 'plain'} weights."]
     averaged = any(name.startswith(EMA) and name not in COUNTERS for name in state)
     if chosen == "plain" and not averaged and params.get("use_ema", True):
-        lines.append("config.json asks for EMA weights (use_ema, true where it is absent), and the file has none: the original "
-                     "would have run with random numbers.")
+        lines.append("config.json asks for EMA weights (use_ema, true where it is absent), and the file has none: the "
+                     "original would have run with random numbers.")
     if state is not form.tensors:
         lines.append(f"The trainer's extra {EXTRA} was taken off every key; the original could not read the file.")
     if UPSCALER not in form.attachments:

@@ -20,6 +20,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Options of the original UNet that diffusers has no network for unless they have these values."""
 
+FIXED = ("down_block_types", "up_block_types", "mid_block_type", "act_fn", "norm_eps", "use_linear_projection",
+         "flip_sin_to_cos", "freq_shift")
+"""Entries of a ``UNet2DConditionModel``'s config that the original leaves no choice about."""
+
 
 @dataclass(frozen=True)
 class UNetDimensions:
@@ -75,12 +79,12 @@ def unet_from_state(state: State, config: Mapping[str, Any]) -> UNetDimensions:
     attention = tuple(f"input_blocks.{level[0]}.1.norm.weight" in state for level in levels)
     if channels[0] != width:
         raise FormatError(
-            f"The UNet's channel_mult begins with {channels[0] / width:g} instead of 1 (its first convolution has {width} "
-            f"channels, its first level {channels[0]}); diffusers has no such network.", channels=channels)
+            f"The UNet's channel_mult begins with {channels[0] / width:g} instead of 1 (its first convolution has "
+            f"{width} channels, its first level {channels[0]}); diffusers has no such network.", channels=channels)
     if len({len(level) for level in levels}) > 1:
         raise FormatError(
-            f"The UNet has {[len(level) for level in levels]} residual blocks on its levels; only one num_res_blocks for "
-            "all of them can be represented.")
+            f"The UNet has {[len(level) for level in levels]} residual blocks on its levels; only one num_res_blocks "
+            "for all of them can be represented.")
     depth = len({name.split(".")[3] for name in state if name.startswith("middle_block.1.transformer_blocks.")})
     return UNetDimensions(
         in_channels, _shape(state, "out.2.weight", 4)[0], channels, attention, _heads(channels, config), len(levels[0]),
@@ -104,17 +108,16 @@ def unet_from_config(config: Mapping[str, Any]) -> UNetDimensions:
             (heads,) * len(channels) if isinstance(heads, int) else tuple(heads), layers, depth,
             config["cross_attention_dim"], config.get("sample_size") or 32)
     except (KeyError, TypeError) as error:
-        raise FormatError(f"The UNet's config.json has no usable {error}; restore it from the folder it came from.") from None
+        raise FormatError(
+            f"The UNet's config.json has no usable {error}; restore it from the folder it came from.") from None
     made = size.diffusers_config()
     foreign = sorted(
-        f"{name} {config[name]!r}" for name in ("down_block_types", "up_block_types", "mid_block_type", "act_fn", "norm_eps",
-                                                "use_linear_projection", "flip_sin_to_cos", "freq_shift")
-        if name in config and _plain(config[name]) != made[name])
+        f"{name} {config[name]!r}" for name in FIXED if name in config and _plain(config[name]) != made[name])
     foreign += [f"{name} {value!r}" for name, value in (("layers_per_block", layers),
                 ("transformer_layers_per_block", depth)) if not isinstance(value, int)]
     if foreign:
-        raise FormatError(f"The UNet has {listing(foreign)}, for which the original code has no network; it stays in the "
-                          "diffusers layout.", problems=foreign)
+        raise FormatError(f"The UNet has {listing(foreign)}, for which the original code has no network; it stays in "
+                          "the diffusers layout.", problems=foreign)
     return size
 
 
@@ -123,8 +126,8 @@ def require_neutral(config: Mapping[str, Any], neutral: Mapping[str, tuple[Any, 
     foreign = [f"{name} {config[name]!r}" for name, allowed in neutral.items()
                if name in config and config[name] not in allowed]
     if foreign:
-        raise FormatError(f"The configuration of {place} asks for {listing(foreign)}, which no network of diffusers can "
-                          "represent.", problems=foreign)
+        raise FormatError(f"The configuration of {place} asks for {listing(foreign)}, which no network of diffusers "
+                          "can represent.", problems=foreign)
 
 
 def _require_known_blocks(state: State) -> None:
@@ -161,8 +164,8 @@ def _heads(channels: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, .
     """Heads of each level: ``num_heads`` everywhere, or the width divided by ``num_head_channels``."""
     number, width = (int(config.get(name) or -1) for name in ("num_heads", "num_head_channels"))
     if number < 1 and width < 1:
-        raise FormatError("The configuration of the UNet has neither num_heads nor num_head_channels, and its tensors do not "
-                          "show them; add one to unet_config.params in config.json.")
+        raise FormatError("The configuration of the UNet has neither num_heads nor num_head_channels, and its tensors "
+                          "do not show them; add one to unet_config.params in config.json.")
     unit, name = (width, "num_head_channels") if width > 0 else (number, "num_heads")
     if uneven := [each for each in channels if each % unit]:
         raise FormatError(f"The configuration of the UNet says {name} {unit}, which does not divide its {uneven[0]} "
@@ -175,7 +178,8 @@ def _shape(state: State, name: str, ndim: int) -> tuple[int, ...]:
         raise ConversionError(f"The checkpoint has no tensor {name}; its UNet is not whole.", missing=[name])
     shape = tuple(state[name].shape)
     if len(shape) != ndim:
-        raise ConversionError(f"The tensor {name} has shape {list(shape)}, where {ndim} axes are expected.", problems=[name])
+        raise ConversionError(f"The tensor {name} has shape {list(shape)}, where {ndim} axes are expected.",
+                              problems=[name])
     return shape
 
 
@@ -271,7 +275,8 @@ def _up(size: UNetDimensions) -> KeyMap:
             parts.append(resnet(width + skipped.pop(), channels, 4 * size.channels[0]).under(
                 f"{old}.0", f"{new}.resnets.{block}"))
             if size.attention[level]:
-                parts.append(transformer(channels, size.context, size.depth).under(f"{old}.1", f"{new}.attentions.{block}"))
+                parts.append(transformer(channels, size.context, size.depth).under(
+                    f"{old}.1", f"{new}.attentions.{block}"))
             width, number = channels, number + 1
         if level:
             parts.append(conv(f"output_blocks.{number - 1}.{1 + size.attention[level]}.conv",
@@ -292,7 +297,7 @@ def kl_table(size: AutoencoderDimensions) -> KeyMap:
 
 
 def kl_config(size: AutoencoderDimensions, sample_size: int, scaling_factor: float) -> dict[str, Any]:
-    """The config of the ``AutoencoderKL``. ``sample_size`` is in pixels; latents are multiplied by ``scaling_factor``."""
+    """The config of the ``AutoencoderKL``: ``sample_size`` in pixels; latents are multiplied by ``scaling_factor``."""
     return {
         "_class_name": "AutoencoderKL", "act_fn": "silu", **size.diffusers_config(), "sample_size": sample_size,
         "scaling_factor": scaling_factor, "force_upcast": True, "mid_block_add_attention": True, "use_quant_conv": True,

@@ -48,10 +48,10 @@ class NoiseSchedule:
             return _linspace(self.start, self.end, self.timesteps) ** 0.5
         if self.name == "cosine":
             angles = (np.arange(self.timesteps + 1) / self.timesteps + self.cosine_s) / (1 + self.cosine_s) * np.pi / 2
-            left = np.cos(angles) ** 2
+            left: Array = np.cos(angles) ** 2
             return np.clip(1 - left[1:] / left[:-1], 0, 0.999)
-        raise FormatError(f"config.json names the beta_schedule {self.name}, which the original does not have; it has linear, "
-                          "sqrt_linear, sqrt and cosine.")
+        raise FormatError(f"config.json names the beta_schedule {self.name}, which the original does not have; it has "
+                          "linear, sqrt_linear, sqrt and cosine.")
 
     def buffers(self) -> dict[str, Array]:
         """Every buffer of ``BUFFERS``, float32 [timesteps]."""
@@ -61,8 +61,8 @@ class NoiseSchedule:
         before = np.append(1.0, product[:-1])
         variance = (1 - self.v_posterior) * betas * (1.0 - before) / (1.0 - product) + self.v_posterior * betas
         values = (
-            betas, product, before, np.sqrt(product), np.sqrt(1.0 - product), np.log(1.0 - product), np.sqrt(1.0 / product),
-            np.sqrt(1.0 / product - 1), variance, np.log(np.maximum(variance, 1e-20)),
+            betas, product, before, np.sqrt(product), np.sqrt(1.0 - product), np.log(1.0 - product),
+            np.sqrt(1.0 / product), np.sqrt(1.0 / product - 1), variance, np.log(np.maximum(variance, 1e-20)),
             betas * np.sqrt(before) / (1.0 - product), (1.0 - before) * np.sqrt(alphas) / (1.0 - product),
         )
         return {name: value.astype(np.float32) for name, value in zip(BUFFERS, values, strict=True)}
@@ -83,8 +83,8 @@ def schedule_from_scheduler(config: Mapping[str, Any]) -> NoiseSchedule:
     name = str(config.get("beta_schedule", "scaled_linear"))
     names = {theirs: ours for ours, theirs in DIFFUSERS_NAMES.items()}
     if betas is None and name not in names:
-        raise FormatError(f"The scheduler's config names the beta_schedule {name}, which the original code does not have; it "
-                          f"has {', '.join(names)}.")
+        raise FormatError(f"The scheduler's config names the beta_schedule {name}, which the original code does not "
+                          f"have; it has {', '.join(names)}.")
     return NoiseSchedule(names.get(name, "linear"), float(config.get("beta_start", 0.00085)),
                          float(config.get("beta_end", 0.012)), int(config.get("num_train_timesteps", 1000)),
                          given=tuple(float(each) for each in betas) if betas is not None else ())

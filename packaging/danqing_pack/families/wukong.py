@@ -48,15 +48,15 @@ def text_from_state(state: State, params: Mapping[str, Any]) -> TextDimensions:
     _, output = _shape(state, "text_projection")
     layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
     if "heads" not in inner:
-        raise FormatError("config.json has no cond_stage_config.params.text_encoder.heads, and the tensors do not show it; "
-                          "add it.")
+        raise FormatError("config.json has no cond_stage_config.params.text_encoder.heads, and the tensors do not "
+                          "show it; add it.")
     heads = int(inner["heads"])
     if heads < 1 or width % heads:
-        raise FormatError(f"The text encoder is {width} wide and config.json says heads {heads}, which does not divide it; "
-                          "correct it.")
+        raise FormatError(f"The text encoder is {width} wide and config.json says heads {heads}, which does not "
+                          "divide it; correct it.")
     if (asked := params.get("max_length")) not in (None, length):
-        raise FormatError(f"config.json says max_length {asked}, and the text encoder has {length} positions; the original "
-                          "adds them without cutting, so both must be equal.")
+        raise FormatError(f"config.json says max_length {asked}, and the text encoder has {length} positions; the "
+                          "original adds them without cutting, so both must be equal.")
     return TextDimensions(vocab_size, length, width, layers, heads, output, bool(params.get("normalize", True)),
                           int(params.get("n_repeat", 1)))
 
@@ -64,12 +64,13 @@ def text_from_state(state: State, params: Mapping[str, Any]) -> TextDimensions:
 def text_from_config(config: Mapping[str, Any]) -> TextDimensions:
     """Sizes from the config of a ``WukongTextEncoder``."""
     try:
-        sizes = [int(config[name]) for name in (
+        vocab_size, length, width, layers, heads, output = (int(config[name]) for name in (
             "vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads",
-            "projection_dim")]
+            "projection_dim"))
     except KeyError as missing:
         raise FormatError(f"text_encoder/config.json has no {missing}; convert the checkpoint anew.") from None
-    return TextDimensions(*sizes, normalize=bool(config.get("normalize", True)), n_repeat=int(config.get("n_repeat", 1)))
+    return TextDimensions(vocab_size, length, width, layers, heads, output, bool(config.get("normalize", True)),
+                          int(config.get("n_repeat", 1)))
 
 
 def text_table(size: TextDimensions) -> KeyMap:
@@ -119,7 +120,8 @@ def tokenizer_component(vocabulary: Blob, length: int) -> Component:
         "tokenize_chinese_chars": True, "strip_accents": None,
     }
     return Component("danqing.components", "WukongTokenizer", files={
-        "vocab.txt": vocabulary, "tokenizer_config.json": _json(config), "special_tokens_map.json": _json(SPECIAL_TOKENS),
+        "vocab.txt": vocabulary, "tokenizer_config.json": _json(config),
+        "special_tokens_map.json": _json(SPECIAL_TOKENS),
     })
 
 
@@ -129,8 +131,8 @@ def vocabulary_problems(vocabulary: Blob, vocab_size: int) -> list[str]:
         words = [line.strip() for line in StringIO(content(vocabulary).decode(), newline=None)]
     except UnicodeDecodeError:
         return ["vocab.txt is no UTF-8 text; copy it from the checkpoint's source."]
-    problems = [f"vocab.txt has {words[at] if at < len(words) else 'nothing'} at number {at}, where the text encoder expects "
-                f"{word}; it belongs to another checkpoint."
+    problems = [f"vocab.txt has {words[at] if at < len(words) else 'nothing'} at number {at}, where the text encoder "
+                f"expects {word}; it belongs to another checkpoint."
                 for word, at in PLACES.items() if words[at:at + 1] != [word]]
     if len(words) > vocab_size:
         problems.append(f"vocab.txt has {len(words)} words and the text encoder {vocab_size} embeddings; it belongs to "
@@ -140,8 +142,9 @@ def vocabulary_problems(vocabulary: Blob, vocab_size: int) -> list[str]:
 
 def _shape(state: State, name: str) -> tuple[int, int]:
     if name not in state:
-        raise ConversionError(f"The checkpoint has no tensor cond_stage_model.model.{name}; its text encoder is not whole.",
-                              missing=[name])
+        raise ConversionError(
+            f"The checkpoint has no tensor cond_stage_model.model.{name}; its text encoder is not whole.",
+            missing=[name])
     shape = tuple(state[name].shape)
     if len(shape) != 2:
         raise ConversionError(f"The tensor cond_stage_model.model.{name} has shape {list(shape)}, where two axes are "

@@ -6,10 +6,12 @@ the network itself was trained on BGR, so it swaps on both ends.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 
@@ -47,14 +49,16 @@ class ResidualDenseBlock(nn.Module):
 
 
 class RRDBNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Four times the width and height. ``features`` channels, ``blocks`` residual blocks, ``growth`` channels a layer."""
+    """Four times the width and height: ``features`` channels, ``blocks`` residual blocks, ``growth`` more a layer."""
 
     __module__ = "danqing.components"
     scale = 4
 
-    @register_to_config
+    config: Any
+
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, features: int = 64, blocks: int = 23, growth: int = 32, channels: int = 3) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.conv_first = nn.Conv2d(channels, features, 3, padding=1)
         self.RRDB_trunk = nn.Sequential(*(ResidualDenseBlock(features, growth) for _ in range(blocks)))
         self.trunk_conv = nn.Conv2d(features, features, 3, padding=1)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from danqing_pack.errors import RequestError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
-from danqing_pack.errors import RequestError
+SEP = 102
+"""The id of [SEP]: a constant in the original's encoder."""
 
 
 class WukongTextConfig(CLIPTextConfig):
@@ -43,7 +45,7 @@ class WukongTextOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class WukongTextEncoder(CLIPTextModel):  # type: ignore[misc]
+class WukongTextEncoder(CLIPTextModel):
     """Pools at [SEP], projects, normalises if ``config.normalize``, repeats ``config.n_repeat`` times."""
 
     __module__ = "danqing.components"
@@ -51,12 +53,12 @@ class WukongTextEncoder(CLIPTextModel):  # type: ignore[misc]
 
     def __init__(self, config: WukongTextConfig) -> None:
         super().__init__(config)
-        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-        self.post_init()
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim or config.hidden_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if module is getattr(self, "text_projection", None):
             nn.init.normal_(self.text_projection.weight, std=self.config.hidden_size**-0.5)
 
@@ -70,7 +72,7 @@ class WukongTextEncoder(CLIPTextModel):  # type: ignore[misc]
     ) -> WukongTextOutput | tuple[Any, ...]:
         """The context of each text.
 
-        ``input_ids`` [B, T], each row with one ``config.eos_token_id``. ``attention_mask`` is accepted and left out:
+        ``input_ids`` [B, T], each row with one [SEP]. ``attention_mask`` is accepted and left out:
         padding stands after [SEP], where no state that is used can see it, and the original knew no mask.
 
         Raises:
@@ -78,11 +80,11 @@ class WukongTextEncoder(CLIPTextModel):  # type: ignore[misc]
         """
         if input_ids is None:
             raise RequestError("The text encoder was called without input_ids.")
-        ends = input_ids == self.config.eos_token_id
+        ends = torch.eq(input_ids, SEP)
         if not torch.compiler.is_compiling() and not bool(ends.any(-1).all()):
             raise RequestError(
-                f"A row of input_ids holds no {self.config.eos_token_id} ([SEP]), the position that the text encoder reads; "
-                "tokenise with the tokenizer of the same folder."
+                f"A row of input_ids holds no {SEP} ([SEP]), the position that the text encoder "
+                "reads; tokenise with the tokenizer of the same folder."
             )
         states = super().forward(input_ids=input_ids, position_ids=position_ids, **kwargs)
         hidden = states.last_hidden_state

@@ -25,7 +25,7 @@ from torch import Tensor
 from danqing.images import to_base64, to_pil
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 Row = dict[str, Any]
 DEFAULTS: dict[str, Any] = {
@@ -103,13 +103,14 @@ def read_parameters(pipe: StableDiffusionPipeline, parameters: Mapping[str, Any]
         raise RequestError(f"scale {scale} is below 1, where stock pipelines leave guidance out; give at least 1.")
     for name in ("H", "W"):
         if (size := _number(name, given[name], int)) % pipe.vae_scale_factor or size < 1:
-            raise RequestError(f"{name} {size} is no multiple of {pipe.vae_scale_factor} pixels, which one latent covers.")
+            raise RequestError(f"{name} {size} is no multiple of {pipe.vae_scale_factor}, the pixels of a latent.")
     seed = given.get("seed")
     return Settings(
-        *(_at_least_one(name, given[name]) for name in ("n_samples", "n_iter")), scale,
-        *(int(given[name]) for name in ("H", "W")), _at_least_one("ddim_steps", given["ddim_steps"]),
-        _truth("do_sr", given["do_sr"]), None if seed is None else _number("seed", seed, int),
-        {name: given[name] for name in DRAWING if given.get(name) is not None})
+        n_samples=_at_least_one("n_samples", given["n_samples"]), n_iter=_at_least_one("n_iter", given["n_iter"]),
+        scale=scale, height=int(given["H"]), width=int(given["W"]),
+        steps=_at_least_one("ddim_steps", given["ddim_steps"]), upscale=_truth("do_sr", given["do_sr"]),
+        seed=None if seed is None else _number("seed", seed, int),
+        drawing={name: given[name] for name in DRAWING if given.get(name) is not None})
 
 
 def _iterations(pipe: StableDiffusionPipeline, text: str, settings: Settings, drawn: int) -> Iterator[Tensor]:
@@ -129,7 +130,8 @@ def _generators(settings: Settings, first: int) -> dict[str, Any]:
         return {"generator": [torch.Generator().manual_seed(settings.seed + first + k) for k in range(count)]}
     if isinstance(given, (list, tuple)):
         if len(given) < first + count:
-            raise RequestError(f"{len(given)} generators were given for at least {first + count} images; give one for each.")
+            raise RequestError(
+                f"{len(given)} generators were given for at least {first + count} images; give one for each.")
         return {"generator": list(given[first:first + count])}
     return {}
 
@@ -146,7 +148,7 @@ def _pictures(images: Tensor) -> list[Image]:
 
 
 def _at_least_one(name: str, value: Any) -> int:
-    number = _number(name, value, int)
+    number: int = _number(name, value, int)
     if number < 1:
         raise RequestError(f"{name} must be at least 1, not {number}.")
     return number

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import PNDMScheduler
-from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
-
 from danqing_pack.errors import RequestError
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 
 def legacy_grid(steps: int, train_timesteps: int = 1000) -> list[int]:
@@ -43,7 +42,7 @@ def _nearest(steps: int, train_timesteps: int) -> int:
     return min(filter(works, range(1, train_timesteps + 1)), key=lambda count: abs(count - steps))
 
 
-class LegacyPLMSScheduler(PNDMScheduler):  # type: ignore[misc]
+class LegacyPLMSScheduler(PNDMScheduler):
     """``PNDMScheduler`` on the legacy grid.
 
     A run over all timesteps starts as the original did: an Euler step, a second evaluation at its end, the mean of
@@ -55,7 +54,10 @@ class LegacyPLMSScheduler(PNDMScheduler):  # type: ignore[misc]
     __module__ = "danqing.components"
     _begin_index: int | None = None
 
-    @register_to_config
+    config: Any
+    timesteps: torch.Tensor  # type: ignore[assignment]
+
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -81,9 +83,9 @@ class LegacyPLMSScheduler(PNDMScheduler):  # type: ignore[misc]
             steps_offset=steps_offset,
         )
         # These defaults are not those of other schedulers, which leave out what diffusers notes down as a default.
-        self.register_to_config(_use_default_values=[])
+        self.register_to_config(_use_default_values=[])  # type: ignore[no-untyped-call]
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """Makes the grid of ``num_inference_steps``; raises ``RequestError`` where the original crashed."""
         grid = legacy_grid(num_inference_steps, self.config.num_train_timesteps)[::-1]
         super().set_timesteps(num_inference_steps, device)

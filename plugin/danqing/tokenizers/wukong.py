@@ -73,7 +73,7 @@ def _is_mark(char: str) -> bool:
     return ascii_mark or unicodedata.category(char).startswith("P")
 
 
-class WukongTokenizer(BertTokenizer):  # type: ignore[misc]
+class WukongTokenizer(BertTokenizer):
     """``BertTokenizer`` with the original's words and a text length that no caller changes.
 
     Whoever asks for truncation or for padding to a length gets ``model_max_length``, whatever length he names: the
@@ -86,15 +86,16 @@ class WukongTokenizer(BertTokenizer):  # type: ignore[misc]
         if isinstance(vocab, (str, Path)):
             vocab = load_vocabulary(vocab)
         super().__init__(vocab=vocab, **kwargs)
-        self._tokenizer.model = WordPiece(
-            self._tokenizer.get_vocab(with_added_tokens=False), unk_token=str(self.unk_token),
+        library: Any = self._tokenizer
+        library.model = WordPiece(
+            library.get_vocab(with_added_tokens=False), unk_token=str(self.unk_token),
             max_input_chars_per_word=LONGEST_WORD,
         )
-        self._tokenizer.normalizer = None
-        self._tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        library.normalizer = None
+        library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 
     def set_truncation_and_padding(
-        self, padding_strategy: Any, truncation_strategy: Any, max_length: int | None, *args: Any, **kwargs: Any
+        self, padding_strategy: Any, truncation_strategy: Any, max_length: Any, *args: Any, **kwargs: Any
     ) -> None:
         """The library's own, with the text length of the checkpoint for whatever length was asked for."""
         if max_length is not None and self.model_max_length < 1 << 30:
@@ -105,7 +106,8 @@ class WukongTokenizer(BertTokenizer):  # type: ignore[misc]
         """Writes vocab.txt as well, which the library no longer does and EasyNLP needs."""
         prefix = kwargs.get("filename_prefix") or (args[1] if len(args) > 1 else None)
         path = Path(save_directory) / f"{f'{prefix}-' if prefix else ''}vocab.txt"
-        words = sorted(self._tokenizer.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+        library: Any = self._tokenizer
+        words = sorted(library.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
         path.write_text("".join(f"{'' if word.startswith(' ') else word}\n" for word, _ in words), encoding="utf-8")
         return super()._save_pretrained(save_directory, (*file_names, str(path)), *args, **kwargs)
 
