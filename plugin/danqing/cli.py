@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from danqing.version import __version__
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     from danqing_pack.errors import DanqingError
 
+    # A polite end unwinds as Ctrl-C does, so that what was begun is removed; a service installs its own handler.
+    with suppress(ValueError):              # not in the main thread: somebody else's program
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return _run(arguments)
     except DanqingError as error:

@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint folder of any layout")
     parser.add_argument("bundle", metavar="BUNDLE", help="the file to write, such as model.tar.gz")
     parser.add_argument("--flavor", choices=("easynlp", "diffusers"), help="layout inside (default: that of MODEL)")
+    parser.add_argument("--text-length", type=int, metavar="N", help="text tokens of a painter whose files leave it open")
     parser.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
 
 
@@ -20,5 +21,6 @@ def run(args: argparse.Namespace) -> None:
     from danqing_pack.eas import pack
 
     with byte_progress("packing") as progress:
-        done = pack(args.model, args.bundle, flavor=args.flavor, force=args.force, progress=progress)
+        done = pack(args.model, args.bundle, flavor=args.flavor, force=args.force, progress=progress,
+                    text_length=args.text_length)
     print(done.describe())

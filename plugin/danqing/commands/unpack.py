@@ -11,6 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``danqing unpack``."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a tar.gz (also .tar, .tar.bz2, .zip)")
     parser.add_argument("target", metavar="DIR", help="the folder to write")
+    parser.add_argument("--limit", type=int, metavar="BYTES",
+                        help="bytes that all files together may have (default: 100 times the bundle, at most 100 GiB)")
     parser.add_argument("--force", action="store_true", help="replace DIR if it exists")
 
 
@@ -19,5 +21,6 @@ def run(args: argparse.Namespace) -> None:
     from danqing_pack.eas import unpack
 
     with byte_progress("unpacking") as progress:
-        done = unpack(args.bundle, args.target, force=args.force, progress=progress)
+        done = unpack(args.bundle, args.target, force=args.force, progress=progress,
+                      limit=args.limit)
     print(done.describe())
