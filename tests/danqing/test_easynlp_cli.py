@@ -204,6 +204,7 @@ def test_an_interrupted_run_is_neither_overwritten_nor_mixed(
         predict(Letters(), order("--resume"), {"n": 1})
     predict(Letters(), order("--force"), {"n": 2})
     assert os.listdir(tmp_path / "out") == ["o.tsv"]
+    assert (tmp_path / "out/o.tsv").read_text() == expected().replace("5\tTEXT5\t['text5", "5\tTEXT9\t['text9")
     # a larger batch changes no picture, so it may change on the way
     with pytest.raises(KeyboardInterrupt):
         predict(Letters(dies_at=3), order(), {})
@@ -286,6 +287,18 @@ def test_the_painter_gives_the_row_of_the_original(
     ours, theirs = (np.asarray(Image.open(io.BytesIO(base64.b64decode(each))), dtype=int)
                     for each in (ast.literal_eval(pictures)[0], reference["gen_imgbase64"][0]))
     assert ours.shape == theirs.shape and abs(ours - theirs).max() <= 1
+
+
+def test_every_picture_of_a_table_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from danqing.easynlp_cli.painter import PainterPredictor
+    from danqing.pipelines import rows
+
+    seeds = []
+    monkeypatch.setattr(rows, "predictor_rows", lambda pipe, records, column, *, seed, max_generated_num, **more:
+                        seeds.extend(range(seed, seed + len(records) * max_generated_num)) or [column])
+    predictor = PainterPredictor(SimpleNamespace(), "words", 100, {"max_generated_num": 3})
+    assert predictor.rows([{}, {}], 0) == predictor.rows([{}], 2) == ["words"]
+    assert seeds == list(range(100, 109))
 
 
 @pytest.mark.slow
