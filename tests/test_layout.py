@@ -83,7 +83,7 @@ def test_the_packager_starts_without_the_network_libraries() -> None:
 
 def test_families_and_layouts_do_not_know_each_other() -> None:
     """Families times layouts would be n x m pieces of work; this keeps it n + m."""
-    bridges = {"danqing_pack.conversion", "danqing_pack.checking", "danqing_pack.detection"}
+    bridges = {f"danqing_pack.{each}" for each in ("conversion", "checking", "detection", "random_checkpoints")}
     for name, path in modules("danqing_pack").items():
         imported = imports(name, path, inside_functions=True)
         families, layouts = (below(imported, f"danqing_pack.{each}") for each in ("families", "layouts"))

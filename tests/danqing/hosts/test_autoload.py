@@ -8,6 +8,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import warnings
 import zipfile
@@ -69,6 +70,19 @@ def test_card_templates_go_into_the_package_and_may_be_missing(tmp_path: Path) -
     (tmp_path / "model_cards").mkdir()
     (tmp_path / "model_cards" / "painter.en.md").write_text("# painter\n")
     assert "danqing_pack/model_cards/painter.en.md" in names_in_wheel()
+
+
+@pytest.mark.slow
+def test_the_source_archive_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path), "-t"]
+    subprocess.run([*command, "sdist"], cwd=PLUGIN.parent, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = next(path for path in tmp_path.iterdir() if path.is_dir())
+    assert (unpacked / "tests" / "conftest.py").is_file() and (unpacked / "tools" / "test").is_file()
+    subprocess.run([*command, "wheel"], cwd=unpacked, check=True, capture_output=True)
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
 
 
 def test_it_watches_and_imports_nothing(bare: Environment) -> None:
