@@ -2,7 +2,8 @@
 
 Accepted are the standard and the URL-safe alphabet (mixed, too: the original decoder took both), a data URI around
 them, and white space anywhere. Refused, where the original decoder dropped characters silently: any other character,
-missing or misplaced padding, and bytes that are no image.
+missing or misplaced padding, and bytes that are no image. A table of predictions holds lists of images, as Python
+prints them; those are read as such.
 """
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import pybase64
 _WHITE = b" \t\r\n\v\f"
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _STRANGER = re.compile(rb"[^A-Za-z0-9+/=]")
+_QUOTED = re.compile(rb"'([^']*)'")
 _DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
@@ -30,6 +32,16 @@ def decode_image(cell: bytes) -> bytes:
         image = _decode_unusual(cell)
     extension(image)
     return image
+
+
+def decode_images(cell: bytes) -> list[bytes]:
+    """The files that a cell holds: one, or those of a list `['...', '...']` (also `b'...'`). Raises NotAnImage."""
+    if not cell.lstrip(_WHITE).startswith((b"[", b"b'", b"'")):
+        return [decode_image(cell)]
+    found = _QUOTED.findall(cell)
+    if not found:
+        raise NotAnImage("the list holds no image")
+    return [decode_image(item) for item in found]
 
 
 def encode_image(image: bytes | memoryview) -> bytes:

@@ -5,8 +5,9 @@
 
 Images are copied byte for byte; a file is named by its line in the table, so no cell can choose a name. The way back
 gives the same rows but for what carries no information: base64 in the standard alphabet on one line, LF line ends,
-UTF-8 without a byte order mark, no blank lines, no header. Memory holds one row, and some 80 bytes for each idx, to
-find one that is repeated.
+UTF-8 without a byte order mark, no blank lines, no header. A row of a table of predictions that lists several images
+becomes as many files with the same text, and rows of their own on the way back. Memory holds one row, and some 80 bytes
+for each idx, to find one that is repeated.
 """
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ class Summary:
     """What a conversion did. bad: rows left out; bad_rows: the file that holds them, if they were collected."""
 
     rows: int
-    bad: int
+    images: int
     image_bytes: int
+    bad: int
     bad_rows: Path | None
 
 
@@ -60,16 +62,15 @@ def to_folder(table: str | os.PathLike[str], folder: str | os.PathLike[str], sch
     columns = _folder_keys(source.schema, text_column, image_column)
     seen = None if REPEATED_IDX in allow or "idx" not in columns else _Seen()
     image_at, text_at = columns.index(FILE_NAME), columns.index("text")
-    total = rows = 0
+    rows = images = total = 0
     bad = _BadRows(on_error, Path(bad_rows or f"{Path(folder)}.bad.tsv"), force, report)
     with bad, staged_folder(folder, force=force, sources=[table]) as staging, _folder_writer(staging) as write:
         with open(staging / METADATA, "wb", buffering=1 << 20) as metadata:
             for line in source.lines():
                 try:
                     cells = source.cells(line)
-                    image = source.image(line, cells[image_at])
-                    record = {key: source.text(line, cell, key) if key != FILE_NAME else
-                              f"{line.number:08d}.{extension(image)}"
+                    found = source.images(line, cells[image_at])
+                    record = {key: "" if key == FILE_NAME else source.text(line, cell, key)
                               for key, cell in zip(columns, cells, strict=True)}
                     if not cells[text_at].strip() and EMPTY_TEXT not in allow:
                         raise source.problem(line, _EMPTY)
@@ -78,11 +79,15 @@ def to_folder(table: str | os.PathLike[str], folder: str | os.PathLike[str], sch
                 except FormatError as error:
                     bad.add(error, line.raw)
                     continue
-                write(record[FILE_NAME], image)
-                metadata.write(_ENCODER.encode(record).encode() + b"\n")
-                rows, total = rows + 1, total + len(image)
+                for number, image in enumerate(found, 1):
+                    place = f"-{number}" if len(found) > 1 else ""
+                    record[FILE_NAME] = f"{line.number:08d}{place}.{extension(image)}"
+                    write(record[FILE_NAME], image)
+                    metadata.write(_ENCODER.encode(record).encode() + b"\n")
+                    images, total = images + 1, total + len(image)
+                rows += 1
         _refuse_nothing(rows, bad, source.path)
-    return Summary(rows, bad.count, total, bad.written)
+    return Summary(rows, images, total, bad.count, bad.written)
 
 
 def to_tsv(folder: str | os.PathLike[str], table: str | os.PathLike[str], columns: Schema | str | None = None, *,
@@ -122,7 +127,7 @@ def to_tsv(folder: str | os.PathLike[str], table: str | os.PathLike[str], column
                     file.write(end)
                 rows, total = rows + 1, total + len(image)
         _refuse_nothing(rows, bad, source.metadata)
-    return Summary(rows, bad.count, total, bad.written)
+    return Summary(rows, rows, total, bad.count, bad.written)
 
 
 def _folder_keys(schema: Schema, text_column: str, image_column: str) -> list[str]:

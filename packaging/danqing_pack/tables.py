@@ -10,14 +10,15 @@ from __future__ import annotations
 import codecs
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from .base64_images import NotAnImage, decode_image
+from .base64_images import NotAnImage, decode_image, decode_images
 from .errors import FormatError, RequestError
 
+Decoded = TypeVar("Decoded")
 ROW_LIMIT = 1 << 30
 """The longest row that is read, in bytes: a guard against files without line ends."""
 
@@ -136,8 +137,15 @@ class Table:
 
     def image(self, line: Line, cell: bytes) -> bytes:
         """The image file in a cell."""
+        return self._decoded(line, cell, decode_image)
+
+    def images(self, line: Line, cell: bytes) -> list[bytes]:
+        """The image files in a cell: one, or in a table of predictions a list."""
+        return self._decoded(line, cell, decode_images)
+
+    def _decoded(self, line: Line, cell: bytes, decode: Callable[[bytes], Decoded]) -> Decoded:
         try:
-            return decode_image(cell)
+            return decode(cell)
         except NotAnImage as error:
             header = line.number == 1 and cell.strip().decode("latin-1") in self.schema.names
             hint = "; it looks like a header: --skip-first-line" if header else ""

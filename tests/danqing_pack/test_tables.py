@@ -127,6 +127,23 @@ def test_more_columns_keep_their_order_and_a_foreign_folder_ends_with_the_image(
     assert (tmp_path / "d.tsv").read_bytes() == "猫\t0.5\t3\t".encode() + encoded(png()) + b"\n"
 
 
+def test_a_table_of_predictions_is_read_back(tmp_path: Path) -> None:
+    images = [png(i) for i in range(4)]
+    several = str([encoded(image).decode() for image in images[1:3]])
+    rows = [f"7\ta\t{[encoded(images[0]).decode()]}", f"8\tb\t{several}", f"9\tc\t{encoded(images[3])!r}"]
+    (tmp_path / "a.tsv").write_text("\n".join(rows) + "\n")
+    done = to_folder(tmp_path / "a.tsv", tmp_path / "folder")
+    assert (done.rows, done.images) == (3, 4)
+    assert [(each.idx, each.image_bytes) for each in open_examples(tmp_path / "folder")] == list(
+        zip(["7", "8", "8", "9"], images, strict=True))
+    assert {"00000001.png", "00000002-1.png", "00000002-2.png"} < set(os.listdir(tmp_path / "folder"))
+    to_tsv(tmp_path / "folder", tmp_path / "b.tsv", allow=["repeated-idx"])
+    assert (tmp_path / "b.tsv").read_bytes().count(b"\n") == 4
+    (tmp_path / "a.tsv").write_text("7\ta\t[]\n")
+    with pytest.raises(FormatError, match="the list holds no image"):
+        to_folder(tmp_path / "a.tsv", tmp_path / "other")
+
+
 def test_a_field_of_many_megabytes(tmp_path: Path) -> None:
     image = b"\xff\xd8\xff" + os.urandom(30_000_000)
     (tmp_path / "a.tsv").write_bytes(b"1\ta\t" + encoded(image) + b"\n")
@@ -408,7 +425,7 @@ def test_the_command(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
     table, folder, back = golden / "easynlp/tsv/train.tsv", tmp_path / "folder", tmp_path / "back.tsv"
     assert cli.main(["tables", "to-folder", str(table), str(folder)]) == 0
-    assert capsys.readouterr().out == f"Wrote {folder}: 6 rows, 0.0 MB of images.\n"
+    assert capsys.readouterr().out == f"Wrote {folder}: 6 rows, 6 images of 0.0 MB.\n"
     assert cli.main(["tables", "to-folder", str(table), str(folder)]) == 1
     assert "--force" in capsys.readouterr().err
     assert cli.main(["tables", "to-tsv", str(folder), str(back), "--output-schema", "text,imgbase64"]) == 0

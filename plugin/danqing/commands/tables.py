@@ -3,7 +3,8 @@
   danqing tables to-folder train.tsv train/
   danqing tables to-tsv train/ train.tsv
 
-A table is TSV without a header: (idx, text, image in base64) or (text, image). Images are copied byte for byte.
+A table is TSV without a header: (idx, text, image in base64) or (text, image). Images are copied byte for byte. What
+`danqing easynlp --mode=predict` writes is such a table, too.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
     told.rest()
     left = f"; {done.bad} bad rows were left out" if done.bad else ""
     where = f" and stand in {done.bad_rows}" if done.bad_rows else ""
-    print(f"Wrote {args.target}: {done.rows:,} rows, {done.image_bytes / 1e6:,.1f} MB of images{left}{where}.")
+    print(f"Wrote {args.target}: {done.rows:,} rows, {done.images:,} images of {done.image_bytes / 1e6:,.1f} MB"
+          f"{left}{where}.")
 
 
 class _Told:
