@@ -99,6 +99,15 @@ def test_diffusers_imported_at_once(installed: Environment, painter_folder: Path
 
 
 @pytest.mark.slow
+def test_hosts_that_were_there_before_danqing(installed: Environment, painter_folder: Path, tmp_path: Path) -> None:
+    first = "import {}\nassert not hasattr(__import__('diffusers'), 'PainterPipeline')\nimport danqing\n"
+    diffusers = first.format("diffusers.pipelines.pipeline_utils") + IN_DIFFUSERS
+    installed.run(diffusers, painter_folder, tmp_path / "saved", DANQING_AUTOLOAD="0")
+    transformers = "import transformers.pipelines, danqing\n" + IN_TRANSFORMERS
+    assert installed.run(transformers, painter_folder, DANQING_AUTOLOAD="0") == "True\n"
+
+
+@pytest.mark.slow
 def test_hosts_without_modelscope(
     make_environment: Callable[..., Environment], wheel: Path, painter_folder: Path
 ) -> None:
