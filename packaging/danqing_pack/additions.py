@@ -77,8 +77,8 @@ def _controlnet(path: Path) -> Addition | None:
     tensors = open_safetensors(weights) if weights.suffix == ".safetensors" else pickles.load(weights)
     channels = "-".join(map(str, config.get("block_out_channels", ())))
     kept = {name: value for name, value in config.items() if name not in STALE}
-    return Addition(path, "controlnet", f"for a UNet of {channels} channels and a context {config.get('cross_attention_dim')} "
-                    "wide", tensors, CONTROLNET_WEIGHTS[0], kept)
+    detail = f"for a UNet of {channels} channels and a context {config.get('cross_attention_dim')} wide"
+    return Addition(path, "controlnet", detail, tensors, CONTROLNET_WEIGHTS[0], kept)
 
 
 def _lora(path: Path) -> Addition | None:
@@ -113,8 +113,10 @@ def write(addition: Addition, target: str | Path, to: str, *, dtype: str | None 
         raise RequestError(f"There is no dtype {dtype}; choose one of {listing(sorted(DTYPES))}.")
     if addition.kind == "lora" and any(".lora_down." in name for name in addition.tensors):
         raise ConversionError(f"{addition.path} is a kohya LoRA, which today's libraries load as it is; leave it so.")
-    tensors = dict(addition.tensors) if dtype is None else {
-        name: tensor.cast(DTYPES[dtype]) if is_floating(tensor.dtype) else tensor for name, tensor in addition.tensors.items()}
+    tensors = dict(addition.tensors)
+    if dtype is not None:
+        kind = DTYPES[dtype]
+        tensors = {name: each.cast(kind) if is_floating(each.dtype) else each for name, each in tensors.items()}
     config = None if addition.config is None else as_json(addition.config)
     if dry_run:
         planned = {addition.file_name: sum(tensor.nbytes for tensor in tensors.values())}

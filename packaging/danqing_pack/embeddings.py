@@ -66,5 +66,6 @@ def _by_placeholder(tree: Any, stem: str) -> dict[str, Tensor]:
 def _rows(name: str, vectors: Tensor, file: Path) -> Tensor:
     """The vectors of one placeholder as rows."""
     if vectors.ndim not in (1, 2) or not vectors.size:
-        raise FormatError(f"The vectors of {name} in {file} have shape {list(vectors.shape)}; expected [width] or [n, width].")
+        raise FormatError(
+            f"The vectors of {name} in {file} have shape {list(vectors.shape)}; expected [width] or [n, width].")
     return vectors.reshape((1, vectors.shape[0])) if vectors.ndim == 1 else vectors

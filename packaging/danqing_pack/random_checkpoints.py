@@ -20,6 +20,7 @@ from .detection import Opened
 from .errors import RequestError, listing
 from .families import FAMILIES, chinese_ldm, pai_diffusion, painter
 from .families.autoencoders import AutoencoderDimensions
+from .families.chinese_ldm_config import legacy_config
 from .families.clip_text import ClipTextDimensions
 from .families.esrgan import UpscalerDimensions, upscaler_table
 from .families.latent_diffusion import UNetDimensions
@@ -53,8 +54,8 @@ def write(family: str, target: str | Path, size: str = "tiny", *, layout: str | 
         RequestError: a word that is unknown, or the target exists.
     """
     if family not in MAKERS or size not in SIZES:
-        raise RequestError(f"There are no random checkpoints of {family}, {size}; choose one of {listing(sorted(MAKERS))} and "
-                           f"one of {listing(SIZES)}.")
+        raise RequestError(f"There are no random checkpoints of {family}, {size}; choose one of "
+                           f"{listing(sorted(MAKERS))} and one of {listing(SIZES)}.")
     name = layout or LAYOUT.get(family, "easynlp")
     found = next((each for each in LAYOUTS if each.name == name), None)
     if found is None:
@@ -67,7 +68,7 @@ def write(family: str, target: str | Path, size: str = "tiny", *, layout: str | 
 
 
 def random_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    """float32 of this shape. Matrices and convolutions keep the scale of what goes through, norms and biases do nothing."""
+    """float32 of this shape. Matrices and convolutions keep the scale of their input, norms and biases do nothing."""
     def draw() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         if len(shape) < 2:
             return np.full(shape, float(name.endswith("weight")), np.float32)
@@ -85,7 +86,7 @@ def _state(table: KeyMap) -> dict[str, Tensor]:
 
 
 def vocabulary(words: int) -> bytes:
-    """``vocab.txt`` of a BERT: the special tokens at their places, Latin letters and digits, then Chinese characters."""
+    """``vocab.txt`` of a BERT: special tokens at their places, Latin letters and digits, then Chinese characters."""
     ahead = [SPECIALS.get(place, f"[unused{place}]") for place in range(104)]
     latin = [*LATIN, *(f"##{letter}" for letter in LATIN if letter.isalnum())]
     chinese = (chr(0x4E00 + index) for index in range(words))
@@ -96,16 +97,19 @@ def vocabulary(words: int) -> bytes:
 def _painter(full: bool) -> Legacy:
     levels = (128, 128, 256, 256, 512) if full else (32, 32, 64)
     codes, words, text, side = (16384, 21128, 32, 16) if full else (64, 600, 16, 8)
-    vqgan = AutoencoderDimensions(levels, (False,) * (len(levels) - 1) + (True,), 2 if full else 1, 256 if full else 32, 3, 3)
+    attention = (False,) * (len(levels) - 1) + (True,)
+    vqgan = AutoencoderDimensions(levels, attention, 2 if full else 1, 256 if full else 32, 3, 3)
     size = painter.PainterDimensions(
         vocab_size=codes + words, image_vocab_size=codes, block_size=text + side * side, text_length=text,
-        image_length=side * side, layers=12 if full else 2, heads=12 if full else 4, width=768 if full else 64, n_unmasked=0,
-        entity_dim=0, codes=codes, code_width=256 if full else 32, attention_dropout=0.0, embedding_dropout=0.0,
-        residual_dropout=0.0, vqgan=vqgan)
-    table = painter.transformer_table(size).under("transformer", "t") + painter.vqgan_table(size).under("first_stage_model", "v")
+        image_length=side * side, layers=12 if full else 2, heads=12 if full else 4, width=768 if full else 64,
+        n_unmasked=0, entity_dim=0, codes=codes, code_width=256 if full else 32, attention_dropout=0.0,
+        embedding_dropout=0.0, residual_dropout=0.0, vqgan=vqgan)
+    table = painter.transformer_table(size).under("transformer", "transformer") + painter.vqgan_table(size).under(
+        "first_stage_model", "vqvae")
     masks = {f"transformer.blocks.{i}.attn.mask": Tensor.of(painter.causal_mask(size)) for i in range(size.layers)}
     config = {"model_type": "artist", "vocab_size": size.vocab_size, "img_vocab_size": codes, "text_vocab_size": words,
-              "block_size": size.block_size, "n_layer": size.layers, "n_head": size.heads, "n_embd": size.width, "n_unmasked": 0}
+              "block_size": size.block_size, "n_layer": size.layers, "n_head": size.heads, "n_embd": size.width,
+              "n_unmasked": 0}
     stated = {"user_defined_parameters": f"text_len={text} img_len={side * side}"}
     return Legacy(config, _state(table) | masks, {
         "config.json": _json(config), "vocab.txt": vocabulary(words), "train_config.json": _json(stated)})
@@ -115,18 +119,20 @@ def _latent_sizes(full: bool, context: int, pixels: int) -> tuple[UNetDimensions
     """The UNet and the autoencoder of Stable Diffusion 1.x, or small ones of the same build."""
     channels = (320, 640, 1280, 1280) if full else (32, 64, 64, 64)
     levels = (128, 256, 512, 512) if full else (32, 32, 32, 32)
-    unet = UNetDimensions(4, 4, channels, (True, True, True, False), (8,) * 4, 2 if full else 1, 1, context, pixels // 8)
+    attention, layers = (True, True, True, False), 2 if full else 1
+    unet = UNetDimensions(4, 4, channels, attention, (8,) * 4, layers, 1, context, pixels // 8)
     return unet, AutoencoderDimensions(levels, (False,) * 4, 2 if full else 1, 4, 3, 3, double_z=True)
 
 
 def _chinese_ldm(full: bool) -> Legacy:
-    text = TextDimensions(vocab_size=21128 if full else 600, length=32, width=768 if full else 32, layers=12 if full else 2,
-                          heads=12 if full else 4, output=768 if full else 32, normalize=True, n_repeat=1)
+    text = TextDimensions(vocab_size=21128 if full else 600, length=32, width=768 if full else 32,
+                          layers=12 if full else 2, heads=12 if full else 4, output=768 if full else 32,
+                          normalize=True, n_repeat=1)
     unet, autoencoder = _latent_sizes(full, text.output, 256 if full else 64)
     size = chinese_ldm.ChineseLDMDimensions(unet, autoencoder, text, 0.18215, 1000, "plain", True)
     schedule = NoiseSchedule(start=0.00085, end=0.012)
     buffers = {name: Tensor.of(values) for name, values in schedule.buffers().items()}
-    config = chinese_ldm.legacy_config(size, schedule)
+    config = legacy_config(size, schedule)
     upscaler = UpscalerDimensions(64 if full else 8, 23 if full else 1, 32 if full else 4, 3)
     return Legacy(
         config, _state(chinese_ldm.network_table(size)) | buffers,
@@ -140,7 +146,8 @@ def _pai_diffusion(full: bool) -> Modern:
     unet, vae = _latent_sizes(full, text.width, 512 if full else 64)
     size = pai_diffusion.PaiDimensions(unet, vae, text)
     params = {"unet_config": {"params": {"num_heads": unet.heads[0], "image_size": unet.sample_size}}}
-    files = {"vocab.txt": vocabulary(text.vocab_size), "clip-vit-large-patch14/config.json": _json(text.transformers_config())}
+    files = {"vocab.txt": vocabulary(text.vocab_size),
+             f"{pai_diffusion.CLIP_FOLDER}config.json": _json(text.transformers_config())}
     legacy = Legacy({"model": {"params": params}}, _state(pai_diffusion.whole_table(size)), files)
     return replace(pai_diffusion.to_modern(legacy, Options()), files={})
 

@@ -48,7 +48,7 @@ class ClipTextDimensions:
 
 
 def clip_text_sizes(state: State, config: Mapping[str, Any]) -> ClipTextDimensions:
-    """Sizes from a state dict with the prefix ``text_model.``; heads and activation from the config, where there is one.
+    """Sizes from a state dict with the prefix ``text_model.``; heads and activation from the config where it has them.
 
     Raises:
         ConversionError: a tensor that decides a size is missing or malformed.
@@ -68,7 +68,8 @@ def _shape(state: State, name: str) -> tuple[int, int]:
         raise ConversionError(f"The checkpoint has no tensor {name}; its text encoder is not whole.", missing=[name])
     shape = state[name].shape
     if len(shape) != 2:
-        raise ConversionError(f"The tensor {name} has shape {list(shape)}, where two axes are expected.", problems=[name])
+        raise ConversionError(f"The tensor {name} has shape {list(shape)}, where two axes are expected.",
+                              problems=[name])
     return shape[0], shape[1]
 
 

@@ -1,8 +1,8 @@
 """pai-diffusion: Stable Diffusion 1.x with a Chinese text encoder, published in 2023 as diffusers folders.
 
-Its modern form is a stock ``StableDiffusionPipeline``. A folder of 2023 is that form under older names and is renewed; a
-single file (``model.ckpt``) and EasyNLP's app StableDiffusion are its legacy form. What only a diffusers folder can hold
-travels with a single file under ``config/``.
+Its modern form is a stock ``StableDiffusionPipeline``. A folder of 2023 is that form under older names and is renewed;
+a single file (``model.ckpt``) and EasyNLP's app StableDiffusion are its legacy form. What only a diffusers folder can
+hold travels with a single file under ``config/``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from ..tensors import Tensor
 from . import pai_renewal as renewal
 from .autoencoders import AutoencoderDimensions, sizes_from_config, sizes_from_state
 from .clip_text import (
-    POSITION_IDS, ClipTextDimensions, clip_text_sizes, clip_text_table, counts_positions, position_ids, prefixed,
+    POSITION_IDS,
+    ClipTextDimensions,
+    clip_text_sizes,
+    clip_text_table,
+    counts_positions,
+    position_ids,
+    prefixed,
 )
 from .latent_diffusion import UNetDimensions, kl_config, kl_table, unet_from_config, unet_from_state, unet_table
 from .noise_schedules import BUFFERS, schedule_from_config, scheduler_config
@@ -38,6 +44,7 @@ CONFIG = "config/"
 ATTACHED = "config/{}/model.safetensors"
 """Weights of a component that the file itself has no room for."""
 CLIP_FOLDER = "clip-vit-large-patch14/"
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,12 @@ def dimensions(form: Form, options: Options) -> PaiDimensions:
 
 def _require_pipeline(form: Modern) -> None:
     if not form.class_name.startswith("StableDiffusion") or "XL" in form.class_name:
-        raise FormatError(f"The folder is a {form.class_name}; of the pipelines with a CLIPTextModel only Stable Diffusion "
-                          "1.x belongs to pai-diffusion.", class_name=form.class_name)
+        raise FormatError(f"The folder is a {form.class_name}; of the pipelines with a CLIPTextModel only Stable "
+                          "Diffusion 1.x belongs to pai-diffusion.", class_name=form.class_name)
     missing = [name for name in ("vae", "tokenizer", "scheduler") if name not in form.components]
     if missing:
-        raise FormatError(f"model_index.json names no {', '.join(missing)}; restore it from the source.", missing=missing)
+        raise FormatError(f"model_index.json names no {', '.join(missing)}; restore it from the source.",
+                          missing=missing)
 
 
 def _parts(form: Legacy) -> dict[str, dict[str, Tensor]]:
@@ -145,7 +153,8 @@ def whole_table(size: PaiDimensions) -> KeyMap:
 def to_modern(form: Form, options: Options) -> Modern:
     """A stock pipeline under today's names; raises ConversionError where a tensor is missing, unknown or misshapen."""
     size = dimensions(form, options)
-    modern = renewal.renewed(form, size.text.text_length) if isinstance(form, Modern) else _from_legacy(form, size, options)
+    modern = _from_legacy(form, size, options) if isinstance(form, Legacy) else renewal.renewed(
+        form, size.text.text_length)
     for part, table in tables(size).items():
         table.to_legacy(modern.components[part].tensors, part)
     _require_text_length(modern, size)
@@ -197,7 +206,9 @@ def _configured(form: Legacy, index: Mapping[str, Any]) -> Modern:
         config = next((files.pop(each) for each in ("config.json", "scheduler_config.json") if each in files), None)
         weights = form.attachments.get(ATTACHED.format(name), {})
         if entry[1] is not None:
-            components[name] = Component(*entry, _json(config) if config is not None else None, weights, files)
+            library, class_name = entry
+            components[name] = Component(
+                library, class_name, _json(config) if config is not None else None, weights, files)
     settings = {name: value for name, value in index.items() if not name.startswith("_") and name not in components}
     rest = {name.removeprefix(CONFIG): blob for name, blob in form.files.items()
             if name.startswith(CONFIG) and name not in own}
@@ -207,16 +218,18 @@ def _configured(form: Legacy, index: Mapping[str, Any]) -> Modern:
 def _assumed(form: Legacy, size: PaiDimensions) -> Modern:
     """Components of Stable Diffusion 1.x around the sizes of the file; the tokenizer must lie beside it."""
     params = _params(form)
-    schedule = schedule_from_config(SCHEDULE_DEFAULTS | {name: value for name, value in params.items() if value is not None})
+    given = {name: value for name, value in params.items() if value is not None}
+    schedule = schedule_from_config(SCHEDULE_DEFAULTS | given)
     stored = form.tensors.get("alphas_cumprod")
     scale = form.tensors.get("scale_factor")
     factor = float(scale.array()) if scale is not None else float(params.get("scale_factor") or 0.18215)
     side = size.unet.sample_size * size.vae.factor
     scheduler = {**scheduler_config(schedule, stored.array() if stored is not None else None),
                  "_class_name": "PNDMScheduler", "clip_sample": False}
-    text = size.text.transformers_config() | {name: value for name, value in _configs(form).get("text_encoder", {}).items()
-                                              if name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    kept = {f"legacy/{name}": blob for name, blob in form.files.items() if name == "config.json" or name.startswith(CLIP_FOLDER)}
+    stated = _configs(form).get("text_encoder", {})
+    text = size.text.transformers_config() | {name: stated[name] for name in TOKEN_IDS if name in stated}
+    kept = {f"legacy/{name}": blob for name, blob in form.files.items()
+            if name == "config.json" or name.startswith(CLIP_FOLDER)}
     return Modern("StableDiffusionPipeline", {
         "unet": Component("diffusers", "UNet2DConditionModel", size.unet.diffusers_config()),
         "vae": Component("diffusers", "AutoencoderKL", kl_config(size.vae, side, factor)),
@@ -270,15 +283,15 @@ def problems(form: Form, options: Options) -> list[str]:
     modern, size = to_modern(form, options), dimensions(form, options)
     found = []
     if size.unet.context != size.text.width:
-        found.append(f"The UNet attends to vectors of width {size.unet.context} and the text encoder gives {size.text.width}; "
-                     "they belong to different checkpoints.")
+        found.append(f"The UNet attends to vectors of width {size.unet.context} and the text encoder gives "
+                     f"{size.text.width}; they belong to different checkpoints.")
     vocabulary = renewal.vocabulary(modern.components["tokenizer"])
     words = len(content(vocabulary).splitlines()) if vocabulary is not None else 0
     if words > size.text.vocab_size:
-        found.append(f"vocab.txt has {words} words and the text encoder {size.text.vocab_size} embeddings; the vocabulary "
-                     "belongs to another checkpoint.")
+        found.append(f"vocab.txt has {words} words and the text encoder {size.text.vocab_size} embeddings; the "
+                     "vocabulary belongs to another checkpoint.")
     if "safety_checker" in modern.components and "feature_extractor" not in modern.components:
-        found.append("The folder has a safety_checker and no feature_extractor, without which it cannot look at an image.")
+        found.append("The folder has a safety_checker and no feature_extractor, without which it sees no image.")
     return found
 
 
@@ -288,8 +301,8 @@ def notes(form: Form, options: Options) -> list[str]:
         return []
     found = []
     if f"{CONFIG}model_index.json" not in form.files and not form.config:
-        found.append("The file says nothing of its configuration: taken are 8 attention heads, 512 x 512 pixels and the PNDM "
-                     "scheduler of Stable Diffusion 1.x, without a safety checker.")
+        found.append("The file says nothing of its configuration: taken are 8 attention heads, 512 x 512 pixels and "
+                     "the PNDM scheduler of Stable Diffusion 1.x, without a safety checker.")
     if any(name.startswith("model_ema.") for name in form.tensors):
         found.append("Used the plain weights of the UNet; its running average (model_ema) was kept aside.")
     return found

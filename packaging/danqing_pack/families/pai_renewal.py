@@ -33,7 +33,7 @@ NO_LIMIT = 10**6
 
 
 def renewed(form: Modern, text_length: int) -> Modern:
-    """The form with today's classes, keys and configs; ``text_length`` stands in for a limit that is not written down."""
+    """The form with today's classes, keys and configs; ``text_length`` stands in for a limit that nobody wrote down."""
     changed = {name: _renewed_component(name, part, text_length) for name, part in form.components.items()}
     return replace(form, components=changed)
 
@@ -117,8 +117,8 @@ def vocabulary(part: Component) -> Blob | None:
     if "vocab.txt" in part.files or part.class_name != "BertTokenizer":
         return part.files.get("vocab.txt")
     if "tokenizer.json" not in part.files:
-        raise FormatError("The folder has neither tokenizer/vocab.txt nor tokenizer/tokenizer.json, without which no prompt "
-                          "can be read; copy vocab.txt from its source.", missing="tokenizer/vocab.txt")
+        raise FormatError("The folder has neither tokenizer/vocab.txt nor tokenizer/tokenizer.json, without which no "
+                          "prompt can be read; copy vocab.txt from its source.", missing="tokenizer/vocab.txt")
     words = _json(part.files["tokenizer.json"], "tokenizer.json").get("model", {}).get("vocab", {})
     return "".join(f"{word}\n" for word in sorted(words, key=words.__getitem__)).encode()
 

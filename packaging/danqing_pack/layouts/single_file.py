@@ -116,8 +116,8 @@ def _state(path: Path) -> tuple[Mapping[str, Tensor], str]:
         raise FormatError(f"{path.name} in {path.parent} holds no state dict; it is no checkpoint.", path=path)
     foreign = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
     if foreign:
-        raise FormatError(f"{path.name} in {path.parent} holds entries that are no tensors: {listing(foreign)}; save its "
-                          "state dict alone.", path=path, keys=foreign)
+        raise FormatError(f"{path.name} in {path.parent} holds entries that are no tensors: {listing(foreign)}; save "
+                          "its state dict alone.", path=path, keys=foreign)
     return {str(name): value for name, value in state.items()}, wrapper
 
 

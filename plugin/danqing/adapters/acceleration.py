@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from danqing_pack.errors import RequestError
 
 from danqing.adapters.graphs import GraphedForward
 from danqing.adapters.lora import fuse_loras
 from danqing.quiet import quiet_libraries
-from danqing_pack.errors import RequestError
 
 Level = Literal["quick", "max"]
 LEVELS: tuple[Level, ...] = ("quick", "max")
 WORTH = 1.3
-"""How much faster bf16 products must be before a CPU pipeline is cast: below this, casts at the borders eat the gain."""
+"""How much faster bf16 products must be before a CPU pipeline is cast: below this, casts in between eat the gain."""
+
+SMALL = 50_000_000
+"""Parameters of a UNet below which bf16 was measured to be slower on a CPU, although large products gain."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class Speedups:
         return ", ".join(word for word in words if word) or "nothing that would pay"
 
 
-def pick(device: torch.device | str, level: Level = "quick") -> Speedups:
+def pick(device: torch.device | str, level: Level = "quick", parameters: int | None = None) -> Speedups:
     """A set that pays on ``device``: ``quick`` is ready at once, ``max`` compiles first, which takes minutes.
+
+    ``parameters`` counts those of the UNet; on a CPU a small one stays in fp32, as its products are too short for bf16.
 
     Raises ``RequestError`` for a level that is neither.
     """
@@ -56,7 +61,8 @@ def pick(device: torch.device | str, level: Level = "quick") -> Speedups:
             return Speedups(dtype, channels_last=True, fused_qkv=True, compiled="whole")
         return Speedups(dtype, channels_last=True, fused_qkv=True, graphs=True)
     # Compiling was measured on CPUs and costs minutes for nothing, so both levels are one.
-    return Speedups(torch.bfloat16 if bf16_gain() >= WORTH else None, channels_last=True)
+    long_enough = parameters is None or parameters >= SMALL
+    return Speedups(torch.bfloat16 if long_enough and bf16_gain() >= WORTH else None, channels_last=True)
 
 
 def accelerate(pipe: Any, speedups: Speedups | None = None, level: Level = "quick") -> Speedups:
@@ -64,7 +70,8 @@ def accelerate(pipe: Any, speedups: Speedups | None = None, level: Level = "quic
 
     LoRAs are added to the weights first, at their scales: fused projections and captured graphs would ignore them.
     """
-    chosen = speedups if speedups is not None else pick(pipe.device, level)
+    parameters = sum(parameter.numel() for parameter in pipe.unet.parameters())
+    chosen = speedups if speedups is not None else pick(pipe.device, level, parameters)
     fuse_loras(pipe)
     if chosen.dtype is not None:
         with quiet_libraries():

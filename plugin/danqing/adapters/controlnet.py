@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from danqing_pack.errors import ConversionError, FormatError
 
 from danqing.adapters.edges import canny
 from danqing.quiet import quiet_libraries
-from danqing_pack.errors import ConversionError, FormatError
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,9 @@ def load_controlnet(path: str | Path, dtype: torch.dtype, device: str | torch.de
         raise FormatError(f"{folder} is no ControlNet folder; it needs a config.json of the class ControlNetModel.")
     safe = any(folder.glob("*.safetensors"))
     with quiet_libraries():
-        model: ControlNetModel = ControlNetModel.from_pretrained(folder, dtype=dtype, use_safetensors=safe)
-    return model.to(device)
+        model: Any = ControlNetModel.from_pretrained(folder, dtype=dtype, use_safetensors=safe)
+    placed: ControlNetModel = model.to(device)
+    return placed
 
 
 def check_controlnet(controlnet: Any, unet: Any, place: str | Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from danqing_pack.errors import ConversionError, MissingExtraError, RequestError, listing
+from danqing_pack.loras import Lora, open_lora
 from torch import nn
 
 from danqing.building import torch_tensor
 from danqing.quiet import quiet_libraries
-from danqing_pack.errors import ConversionError, MissingExtraError, RequestError, listing
-from danqing_pack.loras import Lora, open_lora
 
 COMPONENTS = ("unet", "text_encoder")
 State = dict[str, torch.Tensor]
@@ -47,7 +47,7 @@ def apply_loras(pipe: Any, loras: Iterable[tuple[str | Path, float]]) -> tuple[A
     if find_spec("peft") is None:
         raise MissingExtraError("LoRA files need the package peft; pip install peft.", extra="peft")
     if any(getattr(module, "fused_projections", False) for module in pipe.unet.modules()):
-        raise RequestError("Fused projections would pass over a LoRA; load it into the pipeline before it is made faster.")
+        raise RequestError("Fused projections would pass over a LoRA; load it before the pipeline is made faster.")
     before = dict(zip(*_active(pipe), strict=True))
     applied: list[AppliedLora] = []
     try:
@@ -82,7 +82,8 @@ def _load(pipe: Any, lora: Lora, name: str) -> int:
         problems += [f"{part}.{problem}" for problem in _misfits(getattr(pipe, part), layers)]
     if problems or not any(parts.values()):
         raise ConversionError(
-            f"The LoRA {lora.path} was made for another model: {listing(problems) or 'it has no layer'}.", problems=problems
+            f"The LoRA {lora.path} was made for another model: {listing(problems) or 'it has no layer'}.",
+            problems=problems,
         )
     options: dict[str, Any] = {"network_alphas": alphas, "adapter_name": name, "_pipeline": pipe}
     with quiet_libraries():
@@ -114,7 +115,7 @@ def adapter_tensors(model: nn.Module, name: str) -> State:
 
 def _peft_names(part: str, state: Mapping[str, torch.Tensor]) -> State:
     """The tensors of one component under PEFT's names, without the component's."""
-    from diffusers.utils import (
+    from diffusers.utils.state_dict_utils import (
         convert_state_dict_to_diffusers,
         convert_state_dict_to_peft,
         convert_unet_state_dict_to_peft,

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("diffusion models")
     group.add_argument("--negative-prompt", metavar="TEXT", help="what the picture should not show")
     group.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the pipeline's)")
-    group.add_argument("--guidance", type=float, metavar="G", help="how closely to follow the prompt (default: the pipeline's)")
+    group.add_argument("--guidance", type=float, metavar="G",
+                       help="how closely to follow the prompt (default: the pipeline's)")
     group.add_argument("--scheduler", choices=tuple(CLASS_NAMES), help="how to step (default: what the folder says)")
     group.add_argument("--width", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's)")
     group.add_argument("--height", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's)")
@@ -41,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask", metavar="FILE", help="white where the picture is to be repainted")
     group.add_argument("--controlnet", metavar="DIR", help="a ControlNet that steers by --control-image")
     group.add_argument("--control-image", metavar="FILE", help="edges, depth or whatever the ControlNet reads")
-    group.add_argument("--control-image-from", choices=("canny",), help="make it from the picture given as --control-image")
+    group.add_argument("--control-image-from", choices=("canny",),
+                       help="make it from the picture given as --control-image")
     group.add_argument("--lora", action="append", metavar="PATH[:SCALE]", help="a LoRA, old or new; may be repeated")
     group.add_argument("--embedding", action="append", metavar="FILE", help="a textual inversion; may be repeated")
     group.add_argument("--fast", nargs="?", const="quick", choices=("quick", "max"),
@@ -77,7 +79,7 @@ def recorded(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def split_lora(text: str) -> tuple[str, float]:
-    """``PATH:0.8`` as path and scale; a path alone means 1, and what follows a colon is a scale only if it is a number."""
+    """``PATH:0.8`` as path and scale; a path alone means 1, and what follows a colon is a scale if it is a number."""
     path, colon, scale = text.rpartition(":")
     try:
         return (path, float(scale)) if colon and path else (text, 1.0)
@@ -133,9 +135,11 @@ def _add_images(call: Call, args: argparse.Namespace) -> None:
         for name in ("width", "height"):
             keywords.pop(name, None)
         if args.mask is not None:
-            keywords |= {"mask_image": open_mask(args.mask).resize(image.size), "width": image.width, "height": image.height}
+            mask = open_mask(args.mask).resize(image.size)
+            keywords |= {"mask_image": mask, "width": image.width, "height": image.height}
     if args.control_image is not None:
         side = call.pipe.unet.config.sample_size * call.pipe.vae_scale_factor
-        size = keywords["image"].size if "image" in keywords else (args.width or side, args.height or side)
-        steering = control_image(open_image(args.control_image), *size, edges=args.control_image_from == "canny")
+        width, height = keywords["image"].size if "image" in keywords else (args.width or side, args.height or side)
+        steering = control_image(
+            open_image(args.control_image), width, height, edges=args.control_image_from == "canny")
         keywords["control_image" if args.image is not None else "image"] = steering

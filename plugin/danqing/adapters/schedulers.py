@@ -43,7 +43,8 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
 def faithful_config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with the end point spelled out where ``class_name`` would otherwise take today's default.
 
-    Euler always ended at sigma 0 and takes the same key, so it is not given it. diffusers lists the keys that a file did not hold in ``_use_default_values``; such a key is missing too.
+    Euler always ended at sigma 0 and takes the same key, so it is not given it. diffusers lists the keys that a file
+    did not hold in ``_use_default_values``; such a key is missing too.
     """
     given = dict(config)
     defaults = list(given.get("_use_default_values", ()))

@@ -1,8 +1,8 @@
 """Learned words: new tokens in the tokenizer, their vectors in the text encoder.
 
-diffusers' own loader adds tokens that the Bert normalizer takes apart again (``<古风画>`` becomes ``< 古 风 画 >``), so that of
-several vectors only the first is ever used. Tokens added with ``normalized=False`` stay whole, and the setting
-survives saving.
+diffusers' own loader adds tokens that the Bert normalizer takes apart again (``<古风画>`` becomes ``< 古 风 画 >``), so
+that of several vectors only the first is ever used. Tokens added with ``normalized=False`` stay whole, and the
+setting survives saving.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from danqing_pack.embeddings import Embedding, open_embeddings
+from danqing_pack.errors import ConversionError, RequestError
 from torch import nn
 
 from danqing.building import torch_tensor
-from danqing_pack.embeddings import Embedding, open_embeddings
-from danqing_pack.errors import ConversionError, RequestError
 
 
 def add_embeddings(pipe: Any, paths: Iterable[str | Path]) -> tuple[Embedding, ...]:

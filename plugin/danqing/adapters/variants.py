@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danqing.quiet import quiet_libraries
 from danqing_pack.errors import FormatError, RequestError
+
+from danqing.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from PIL.Image import Image

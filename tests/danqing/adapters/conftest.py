@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from danqing.quiet import quiet_libraries
+from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffusers-2023"
 IMAGE_TOLERANCE, LATENTS_TOLERANCE = 2e-4, 2e-3

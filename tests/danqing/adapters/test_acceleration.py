@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from danqing.adapters import acceleration
 from danqing.adapters.acceleration import Speedups, accelerate, pick
 from danqing.adapters.lora import apply_loras
@@ -51,7 +50,7 @@ def test_loras_are_fused_first(pipe: Any, reference: Path, equals_run: Callable[
 
 def test_a_lora_after_fusing_is_refused(pipe: Any, reference: Path) -> None:
     accelerate(pipe, Speedups(fused_qkv=True))
-    with pytest.raises(RequestError, match="before it is made faster"):
+    with pytest.raises(RequestError, match="before the pipeline is made faster"):
         apply_loras(pipe, [(reference / "lora_attn_procs", 1.0)])
 
 
@@ -60,6 +59,12 @@ def test_what_is_picked_on_a_cpu(monkeypatch: pytest.MonkeyPatch, gain: float, d
     monkeypatch.setattr(acceleration, "bf16_gain", lambda: gain)
     assert pick("cpu") == Speedups(dtype, channels_last=True)
     assert str(pick("cpu")) == ("bfloat16, channels-last" if dtype else "channels-last")
+
+
+def test_a_small_network_stays_as_it_is(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "bf16_gain", lambda: 2.5)
+    assert accelerate(pipe) == Speedups(channels_last=True)
+    assert pick("cpu", parameters=10**9).dtype == torch.bfloat16
 
 
 def test_the_probe_measures() -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-
 from danqing.adapters.edges import canny
+from safetensors.numpy import load_file
 
 STEP = np.repeat(np.array([[0, 0, 0, 200, 200, 200]], np.uint8), 5, axis=0)
 

@@ -14,12 +14,11 @@ import danqing
 import numpy as np
 import pytest
 import torch
+from danqing.adapters.lora import adapter_tensors
 from danqing_pack import convert, pickles
 from danqing_pack.errors import ConversionError, FormatError, RequestError
 from danqing_pack.tensors import Tensor
 from diffusers import StableDiffusionPipeline
-
-from danqing.adapters.lora import adapter_tensors
 
 
 @pytest.fixture(scope="session")

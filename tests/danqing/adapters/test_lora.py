@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-
 from danqing.adapters.lora import adapter_tensors, apply_loras, fuse_loras
 from danqing.building import torch_tensor
 from danqing_pack.errors import ConversionError, FormatError
 from danqing_pack.loras import open_lora
+from safetensors.torch import save_file
 
 OLD_FILES = ("lora_attn_procs", "lora_attn_procs/pytorch_lora_weights.bin")
 

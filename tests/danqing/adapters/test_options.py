@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from danqing.cli import main
-from PIL import Image
-
 from danqing.adapters import options
+from danqing.cli import main
 from danqing.orders import SharedPipeline
+from PIL import Image
 
 Run = Callable[..., list[Path]]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from danqing.adapters.prompts import cut_text, cut_warnings
 
 

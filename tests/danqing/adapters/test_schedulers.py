@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from danqing.adapters.schedulers import CLASS_NAMES, faithful, faithful_config, make_scheduler
 from danqing_pack.errors import RequestError
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-
 from danqing.adapters.textual_inversion import add_embeddings
 from danqing_pack.errors import ConversionError, FormatError, RequestError
+from safetensors.torch import save_file
 
 
 def embed(pipe: Any, prompt: str) -> torch.Tensor:

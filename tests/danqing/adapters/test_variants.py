@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from danqing.adapters.controlnet import load_controlnet
 from danqing.adapters.schedulers import make_scheduler
 from danqing.adapters.variants import CLASS_NAMES, fit_image, open_image, open_mask, variant
 from danqing_pack.errors import FormatError, RequestError
+from PIL import Image
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from danqing.hosts.modelscope_takeover import is_ours
 
 SCRIPT = """
