@@ -53,7 +53,7 @@ def test_measuring_rejects_a_changed_thing(field: str) -> None:
 
 
 def test_measuring_rejects_other_backgrounds_numbers_and_orders() -> None:
-    left, right = Thing("circle", "red", "medium", "left"), Thing("square", "green", "medium", "right")
+    left, right = Thing("circle", "red", "big", "left"), Thing("square", "green", "big", "right")
     both = Scene("white", (left, right))
     assert agrees(draw(both), Scene("white", (right, left)))
     assert not agrees(draw(replace(both, background="pink")), both)
@@ -64,7 +64,7 @@ def test_measuring_rejects_other_backgrounds_numbers_and_orders() -> None:
 
 
 def test_measuring_leaves_free_what_a_caption_leaves_open() -> None:
-    picture = draw(Scene("grey", (Thing("crescent", "yellow", "big", "top right"),)))
+    picture = draw(Scene("green", (Thing("crescent", "yellow", "big", "top right"),)))
     assert agrees(picture, Scene(UNSAID, (Thing("crescent", "yellow", "big", UNSAID),)))
     assert not agrees(picture, Scene(UNSAID, (Thing("crescent", "white", "big", UNSAID),)))
 

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vqgan = recipes.add_parser("vqgan", help="the first stage, from pictures alone")
     _shared(vqgan, "a VQModel folder or a painter checkpoint to go on from, or a JSON file with a VQModel config")
     vqgan.add_argument("--size", type=int, help="pixels of a side; default: the model's sample_size")
+    vqgan.add_argument("--codes", choices=("learned", "patches"), default="learned",
+                       help="patches: codes fixed by k-means over patches, for flat drawings from scratch")
+    vqgan.add_argument("--encoder-every", type=int, default=1, metavar="STEPS", help="with patches: train the encoder so often")
     vqgan.add_argument("--continuous-steps", type=int, default=0,
                        help="from scratch: steps before k-means makes the codebook")
     vqgan.add_argument("--squared-weight", type=float, default=2.0, help="of the squared error beside the absolute one")

@@ -1,7 +1,7 @@
 """Captions of the drawn scenes in many wordings of natural Chinese, and the small vocabulary that spells them.
 
-What a caption leaves unsaid has a usual value (middle size, in the middle, two things side by side in the order they
-are named) or is drawn anew (the background, and sometimes the place), so one short prompt gives several pictures.
+What a caption leaves unsaid has a usual value (big, in the middle, on white, two things side by side in the order they
+are named) or now and then another one, so one short prompt gives several pictures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLOUR_WORDS: dict[str, tuple[str, ...]] = {
     "pink": ("粉色", "粉红色", "粉"), "black": ("黑色", "黑"), "white": ("白色", "白"),
 }
 BACKGROUND_WORDS: dict[str, tuple[str, ...]] = {
-    "white": ("白色", "白"), "black": ("黑色", "黑"), "grey": ("灰色", "灰"), "blue": ("蓝色", "蓝", "天蓝色"),
+    "white": ("白色", "白"), "black": ("黑色", "黑"), "blue": ("蓝色", "蓝", "天蓝色"),
     "green": ("绿色", "绿", "浅绿色"), "yellow": ("黄色", "黄", "浅黄色"), "pink": ("粉色", "粉红色", "粉"),
 }
 #: shape -> its nouns, and the measure words that go with them
@@ -36,7 +36,7 @@ SHAPE_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "crescent": (("月牙", "月亮", "弯月", "月牙形"), ("个", "弯", "轮")),
 }
 SIZE_WORDS: dict[str, tuple[str, ...]] = {
-    "big": ("大", "大的", "很大的", "大大的", "巨大的"), "small": ("小", "小的", "很小的", "小小的"), "medium": ("",),
+    "big": ("大", "大的", "很大的", "大大的", "巨大的"), "small": ("小", "小的", "很小的", "小小的"),
 }
 PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "centre": ("中间", "中央", "中心", "正中间", "正中"), "left": ("左边", "左侧", "左面"), "right": ("右边", "右侧", "右面"),
@@ -73,7 +73,7 @@ class Caption:
 def _thing(rng: random.Random, thing: Thing, counted: bool | None = None) -> str:
     nouns, measures = SHAPE_WORDS[thing.shape]
     noun, colour = rng.choice(nouns), rng.choice(COLOUR_WORDS[thing.colour][:1] * 2 + COLOUR_WORDS[thing.colour])
-    size = rng.choice(SIZE_WORDS[thing.size])
+    size = rng.choice(SIZE_WORDS[thing.size]) if thing.size else ""
     count = "一" + rng.choice(measures) if (rng.random() < 0.5 if counted is None else counted) else ""
     if len(colour) > 1 and rng.random() < 0.4:
         colour += "的"
@@ -127,7 +127,7 @@ def caption_of(scene: Scene, rng: random.Random) -> Caption:
 def random_example(rng: random.Random, things: int, complete: bool = False, outside: bool = False) -> tuple[Scene, Caption]:
     """A scene and a caption of it.
 
-    `complete`: the caption names background and place (a size unnamed is always the middle one).
+    `complete`: the caption names background and place.
     `outside`: the scene is of a combination that training never sees; otherwise never of such a one.
     """
     while True:
@@ -142,8 +142,16 @@ def random_example(rng: random.Random, things: int, complete: bool = False, outs
             usual = ("centre" if rng.random() < 0.6 else rng.choice(sorted(PLACES)),) if things == 1 else PAIRS[0]
             scene = replace(scene, things=tuple(replace(thing, place=place)
                                                 for thing, place in zip(scene.things, usual, strict=True)))
+        sizes = [(thing.size, thing.size) if rng.random() < 0.5 else _unsaid_size(rng) for thing in said.things]
+        scene = replace(scene, things=tuple(replace(thing, size=size)
+                                            for thing, (size, _) in zip(scene.things, sizes, strict=True)))
+        said = replace(said, things=tuple(replace(thing, size=size) for thing, (_, size) in zip(said.things, sizes, strict=True)))
         if held_out(scene) == outside:
             return scene, caption_of(said, rng)
+
+
+def _unsaid_size(rng: random.Random) -> tuple[str, str]:
+    return ("big" if rng.random() < 0.8 else "small"), UNSAID
 
 
 def vocabulary() -> list[str]:

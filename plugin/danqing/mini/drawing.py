@@ -25,11 +25,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 #: name -> RGB of backgrounds; softer than a thing of the same name, and never under one
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "white": (250, 250, 250), "black": (25, 25, 30), "grey": (165, 170, 178), "blue": (90, 150, 235),
-    "green": (120, 195, 125), "yellow": (250, 230, 140), "pink": (245, 180, 195),
+    "white": (250, 250, 250), "black": (25, 25, 30), "blue": (90, 150, 235), "green": (120, 195, 125),
+    "yellow": (250, 230, 140), "pink": (245, 180, 195),
 }
 #: half the side of the square that a shape fills, in pixels
-SIZES: dict[str, float] = {"small": 8.0, "medium": 11.5, "big": 15.0}
+SIZES: dict[str, float] = {"small": 8.0, "big": 14.5}
 #: centre in pixels (x, y)
 PLACES: dict[str, tuple[int, int]] = {
     "centre": (32, 32), "left": (16, 32), "right": (48, 32), "top": (32, 16), "bottom": (32, 48),
@@ -47,7 +47,7 @@ class Thing:
 
     shape: str
     colour: str
-    size: str = "medium"
+    size: str = "big"
     place: str = "centre"
 
 

@@ -20,7 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from .patches import PatchCodes, nearest
+
 Codes = NDArray[np.int32]
+Coder = VQModel | PatchCodes
+"""What turns pictures into codes."""
 
 
 def prepare(picture: Image.Image, size: int, chance: random.Random | None = None) -> Tensor:
@@ -88,23 +92,24 @@ def token_ids(tokenizer: Any, texts: Sequence[str], length: int, offset: int) ->
 
 
 @torch.no_grad()
-def encode(vqvae: VQModel, pixels: Tensor) -> Tensor:
+def encode(coder: Coder, pixels: Tensor) -> Tensor:
     """int64 [B, codes]: the nearest codebook entry at each place, row by row, for float pixels in [-1, 1]."""
-    latents = vqvae.encode(pixels).latents.permute(0, 2, 3, 1)
-    flat, book = latents.reshape(-1, latents.shape[-1]).float(), vqvae.quantize.embedding.weight.float()
-    distance = flat.square().sum(1, keepdim=True) + book.square().sum(1) - 2 * flat @ book.t()
-    return distance.argmin(1).reshape(len(pixels), -1)
+    if isinstance(coder, PatchCodes):
+        return coder.ids(pixels)
+    book = coder.quantize.embedding.weight
+    latents = coder.encode(pixels.to(book)).latents.permute(0, 2, 3, 1)
+    return nearest(latents.reshape(-1, latents.shape[-1]).float(), book.float()).reshape(len(pixels), -1)
 
 
 def cached_codes(
-    examples: Examples, vqvae: VQModel, size: int, folder: Path, batch: int = 64, report: Callable[[str], None] = print,
+    examples: Examples, coder: Coder, size: int, folder: Path, batch: int = 64, report: Callable[[str], None] = print,
 ) -> Codes:
     """int32 [rows, codes] of every picture of a table under a frozen first stage, computed once.
 
     The cache in `folder` is named after weights and size and is looked up by the sha256 of each image file, so a
     picture that stands in several rows, or in another table, is encoded once. An incomplete cache is completed.
     """
-    place = folder / f"codes-{fingerprint(vqvae, size)}.npz"
+    place = folder / f"codes-{fingerprint(coder, size)}.npz"
     known = _read_cache(place)
     digests = []
     waiting: dict[bytes, int] = {}
@@ -114,11 +119,10 @@ def cached_codes(
         if digest not in known:
             waiting.setdefault(digest, row)
     rows = list(waiting.items())
-    device = next(vqvae.parameters()).device
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         pixels = torch.stack([picture_of(examples[row].image_bytes, size, examples.where(row)) for _, row in part])
-        for (digest, _), codes in zip(part, encode(vqvae, as_input(pixels).to(device)).cpu().numpy(), strict=True):
+        for (digest, _), codes in zip(part, encode(coder, as_input(pixels)).cpu().numpy(), strict=True):
             known[digest] = codes.astype(np.int32)
     if rows:
         report(f"Encoded {len(rows)} pictures.")
@@ -126,10 +130,11 @@ def cached_codes(
     return np.stack([known[digest] for digest in digests])
 
 
-def fingerprint(vqvae: VQModel, size: int) -> str:
+def fingerprint(coder: Coder, size: int) -> str:
     """16 hex digits that change with the first stage's weights and with the picture size."""
     digest = hashlib.sha256(str(size).encode())
-    for name, value in sorted(vqvae.state_dict().items()):
+    weights = coder.state_dict() if isinstance(coder, VQModel) else vars(coder)
+    for name, value in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -21,8 +21,9 @@ from danqing_pack.families.painter import tokenizer_component
 from danqing_pack.layouts.layout import write_blob
 from torch import Tensor, nn
 
-from .data import as_input, cached_codes, encode, picture_of, token_ids
+from .data import Coder, as_input, cached_codes, encode, picture_of, token_ids
 from .loop import Loop, LoopOptions, parameter_groups
+from .patches import load_patch_codes
 from .writing import require_layout, write_painter
 
 TEXT_LENGTH = 32
@@ -138,15 +139,18 @@ def train_painter(options: PainterOptions) -> dict[str, float]:
 class Source:
     """Token ids and image codes of a table's rows."""
 
-    def __init__(self, pipe: Any, examples: Examples, loop: Loop, random_crop: bool = False) -> None:
+    def __init__(
+        self, pipe: Any, examples: Examples, loop: Loop, random_crop: bool = False, coder: Coder | None = None,
+    ) -> None:
         self.pipe, self.examples, self.loop, self.random_crop = pipe, examples, loop, random_crop
         sizes = pipe.transformer.config
         self.text_length, self.offset = sizes.text_length, sizes.image_vocab_size
         self.size = int(sizes.image_length**0.5) * 2 ** (len(pipe.vqvae.config["block_out_channels"]) - 1)
+        self.coder: Coder = coder or pipe.vqvae
         self.codes: Tensor | None = None
         if not random_crop:
             with loop.accelerator.main_process_first():  # the others find the cache
-                self.codes = torch.from_numpy(cached_codes(examples, pipe.vqvae, self.size, loop.output))
+                self.codes = torch.from_numpy(cached_codes(examples, self.coder, self.size, loop.output))
 
     def batch(self, rows: Sequence[int], turn: int = 0) -> tuple[Tensor, Tensor]:
         """int64 [B, text + image - 1] as the network reads it, and the codes [B, image] that it should write.
@@ -162,7 +166,7 @@ class Source:
         for place, row in enumerate(rows):
             chance = random.Random(f"{self.loop.options.seed} {turn} {place} {row}")
             pictures.append(picture_of(self.examples[row].image_bytes, self.size, self.examples.where(row), chance))
-        return encode(self.pipe.vqvae, as_input(torch.stack(pictures)).to(self.loop.accelerator.device))
+        return encode(self.coder, as_input(torch.stack(pictures)).to(self.loop.accelerator.device))
 
 
 def _losses(model: nn.Module, source: Source, loop: Loop, step: int) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 The loss is reconstruction (absolute and squared) plus codebook and commitment terms, and, if wanted, a patch
 discriminator. There is no perceptual term: it would need foreign weights. From scratch the first steps leave the
 latents continuous; then k-means over them makes the codebook. Codes that fall out of use are revived where the
-quantisation error is largest.
+quantisation error is largest. With `codes="patches"` the codes come from the patches themselves (see `patches`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from .data import Pictures, as_input
 from .discriminator import PatchDiscriminator
 from .loop import Loop, LoopOptions, parameter_groups
+from .patches import PatchCodes, k_means, make_patch_codes, nearest
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class VqganOptions:
     size: int | None = None  # pixels; default: the model's sample_size
     validation: str | None = None
     output_layout: str = "diffusers"
+    codes: str = "learned"  # or "patches"
+    encoder_every: int = 1  # with patches: steps between two of the encoder's
     continuous_steps: int = 0  # steps before there is a codebook; only from scratch
     squared_weight: float = 2.0
     commitment: float = 0.25
@@ -53,15 +56,19 @@ class FirstStage(nn.Module):
     last_used: Tensor
     ready: Tensor
 
-    def __init__(self, vqvae: VQModel, ready: bool) -> None:
+    def __init__(self, vqvae: VQModel, ready: bool, patches: PatchCodes | None = None) -> None:
         super().__init__()
-        self.vqvae = vqvae
+        self.vqvae, self.patches = vqvae, patches
         self.register_buffer("last_used", torch.zeros(vqvae.quantize.n_e, dtype=torch.int64))
         self.register_buffer("ready", torch.tensor(ready))
 
-    def forward(self, pixels: Tensor, commitment: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Float pixels [B, 3, H, W] -> reconstruction, codebook loss, latents [N, width], code ids [N]."""
+    def forward(self, pixels: Tensor, commitment: float, name: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Float pixels [B, 3, H, W] -> reconstruction, codebook loss, latents [N, width], code ids [N].
+
+        `name`: with fixed codes, whether the encoder takes part (it learns to name them)."""
         vqvae = self.vqvae
+        if self.patches is not None:
+            return self._with_patches(pixels, self.patches, name)
         latents = vqvae.encode(pixels).latents.float()
         flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
         book: Tensor = vqvae.quantize.embedding.weight.float()
@@ -76,15 +83,21 @@ class FirstStage(nn.Module):
         return vqvae.decode(straight, force_not_quantize=True).sample.float(), loss, flat.detach(), ids
 
 
-def nearest(flat: Tensor, book: Tensor) -> Tensor:
-    """int64 [N]: the entry of `book` [K, width] nearest to each row of `flat` [N, width]."""
-    return (book.square().sum(1) - 2 * flat @ book.t()).argmin(1)
+    def _with_patches(self, pixels: Tensor, patches: PatchCodes, name: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ids, book = patches.ids(pixels), self.vqvae.quantize.embedding.weight.detach().float()
+        side = int(ids.shape[1] ** 0.5)
+        chosen = F.embedding(ids, book).view(len(ids), side, side, -1).permute(0, 3, 1, 2)
+        latents = self.vqvae.encode(pixels).latents.float() if name else chosen
+        decoded = self.vqvae.decode(chosen, force_not_quantize=True).sample.float()
+        flat = latents.detach().permute(0, 2, 3, 1).reshape(-1, book.shape[1])
+        return decoded, F.mse_loss(latents, chosen), flat, ids.reshape(-1)
 
 
-def quiet_start(vqvae: VQModel) -> None:
+def quiet_start(vqvae: VQModel, offset: float = 2.0) -> None:
     """Fresh weights with every residual branch silent, so that the network begins as a chain of plain convolutions.
 
-    Group norms between flat areas make the usual start slow: on flat drawings this one needs about half the pictures.
+    The two channels of a group of 64 channels start `offset` apart on either side of zero: the last group norms would
+    otherwise erase how light a flat area is. On flat drawings this needs a third of the pictures of the usual start.
     """
     for name, module in vqvae.named_modules():
         if name.endswith(("conv2", "to_out.0")):
@@ -94,6 +107,9 @@ def quiet_start(vqvae: VQModel) -> None:
             nn.init.normal_(module.weight, 0.0, module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    for block in (vqvae.encoder.mid_block, vqvae.decoder.up_blocks[-1]):
+        bias = block.resnets[-1].conv2.bias.data
+        bias[0::2], bias[1::2] = offset, -offset
 
 
 def open_vqgan(model: str) -> tuple[VQModel, bool]:
@@ -125,8 +141,9 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
     size = options.size or int(vqvae.config["sample_size"])
     if not trained:
         quiet_start(vqvae)
-    stage = FirstStage(vqvae, ready=trained or options.continuous_steps == 0)
     pictures = Pictures(examples, size)
+    patches = _patches(options, vqvae, pictures, loop) if options.codes == "patches" else None
+    stage = FirstStage(vqvae, trained or options.continuous_steps == 0 or patches is not None, patches)
     held = Pictures(open_examples(options.validation), size) if options.validation else None
     model, optimizer = loop.accelerator.prepare(stage, _optimizer(stage, options))
     critic = _Critic(options, loop) if options.adversarial_weight > 0 else None
@@ -138,11 +155,13 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
         seen: list[tuple[Tensor, Tensor]] = []
         losses = _losses(model, pictures, loop, options, step, seen, critic)
         loss = loop.step(model, optimizer, losses, step)
-        if stage.ready:
+        if stage.ready and patches is None:
             _mind_codes(stage, optimizer, seen, loop, options, step)
         done = step + 1
         if done % options.loop.log_every == 0 or done == loop.total:
-            values = {"loss": loss, "used_codes": float((stage.last_used > done - 100).sum())}
+            values = {"loss": loss}
+            if patches is None:
+                values["used_codes"] = float((stage.last_used > done - 100).sum())
             loop.log(done, values)
         if held is not None and (done % options.loop.validate_every == 0 or done == loop.total):
             values = validate(stage, held, options.loop.batch_size)
@@ -152,7 +171,7 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
         if done % options.loop.save_every == 0 or done == loop.total:
             loop.save(done)
     if loop.main:
-        write(vqvae, size, options)
+        write(vqvae, size, options, patches)
     loop.close()
     return values
 
@@ -172,13 +191,23 @@ def _losses(
     for rows in loop.micro_batches(step):
         pixels = as_input(pictures.batch(rows)).to(loop.accelerator.device)
         with loop.accelerator.autocast():
-            decoded, codebook, flat, ids = model(pixels, options.commitment)
+            decoded, codebook, flat, ids = model(pixels, options.commitment, step % options.encoder_every == 0)
         seen.append((flat, ids))
         error = decoded - pixels
         loss = error.abs().mean() + options.squared_weight * error.square().mean() + codebook
         if critic is not None and step >= options.adversarial_start:
             loss = loss + options.adversarial_weight * critic.judge(pixels, decoded, step)
         yield loss
+
+
+def _patches(options: VqganOptions, vqvae: VQModel, pictures: Pictures, loop: Loop, count: int = 4096) -> PatchCodes:
+    """Codes from the table's first pictures; the codebook takes them and stays as it is."""
+    book = vqvae.quantize.embedding.weight
+    rows = loop.order.rows_at(0, min(count, len(pictures)))
+    side = 2 ** (len(vqvae.config["block_out_channels"]) - 1)
+    patches = make_patch_codes(pictures.batch(rows), side, len(book), book.shape[1], loop.options.seed)
+    book.data.copy_(patches.book)
+    return patches
 
 
 @torch.no_grad()
@@ -195,24 +224,6 @@ def _make_codebook(stage: FirstStage, pictures: Pictures, loop: Loop, limit: int
         start += len(rows)
     book.copy_(k_means(torch.cat(found), len(book), generator, rounds))
     stage.ready.fill_(True)
-
-
-def k_means(points: Tensor, count: int, generator: torch.Generator, rounds: int) -> Tensor:
-    """Centres [count, width]; the start is spread out (k-means++), so rare points get centres too."""
-    picks = points[torch.randint(len(points), (1,), generator=generator)]
-    distance = (points - picks).square().sum(1)
-    centres = [picks]
-    for _ in range(count - 1):
-        pick = points[torch.multinomial(distance + 1e-12, 1, generator=generator)]
-        centres.append(pick)
-        distance = torch.minimum(distance, (points - pick).square().sum(1))
-    book = torch.cat(centres)
-    for _ in range(rounds):
-        ids = nearest(points, book)
-        sums = torch.zeros_like(book).index_add_(0, ids, points)
-        counts = torch.bincount(ids, minlength=count).float()[:, None]
-        book = torch.where(counts > 0, sums / counts.clamp(min=1), book)
-    return book
 
 
 @torch.no_grad()
@@ -240,19 +251,22 @@ def _mind_codes(
 
 @torch.no_grad()
 def validate(stage: FirstStage, pictures: Pictures, batch: int) -> dict[str, float]:
-    """Mean absolute and root mean squared error over a table, for pixels in 0..1, and how many codes it uses."""
+    """Errors over a table, mean absolute and root mean squared, for pixels in 0..1; how many codes it uses; the share
+    of places where the encoder names the code that the decoder was given (1 unless codes come from patches)."""
     stage.eval()
-    absolute, squared, count, used = 0.0, 0.0, 0, set[int]()
+    absolute, squared, count, named, used = 0.0, 0.0, 0, 0.0, set[int]()
     device = stage.last_used.device
     for start in range(0, len(pictures), batch):
         pixels = as_input(pictures.batch(range(start, min(start + batch, len(pictures))))).to(device)
-        decoded, _, _, ids = stage(pixels, 0.0)
+        decoded, _, flat, ids = stage(pixels, 0.0)
+        named += float((nearest(flat, stage.vqvae.quantize.embedding.weight.float()) == ids).sum()) / len(ids) * len(pixels)
         error = (decoded.clamp(-1, 1) - pixels) / 2
         absolute, squared = absolute + float(error.abs().sum()), squared + float(error.square().sum())
         count += error.numel()
         used.update(ids.unique().tolist())
     stage.train()
-    return {"absolute": absolute / count, "rms": (squared / count) ** 0.5, "codes": float(len(used))}
+    return {"absolute": absolute / count, "rms": (squared / count) ** 0.5, "codes": float(len(used)),
+            "named": named / len(pictures)}
 
 
 @torch.no_grad()
@@ -283,11 +297,11 @@ class _Critic:
         return opinion
 
 
-def write(vqvae: VQModel, size: int, options: VqganOptions) -> Path:
+def write(vqvae: VQModel, size: int, options: VqganOptions, patches: PatchCodes | None) -> Path:
     """The trained network in `output/model`: a VQModel folder, or EasyNLP's `vqgan.bin` with its key names."""
     from .writing import write_first_stage
 
     vqvae.register_to_config(sample_size=size)
     target = Path(options.output) / "model"
-    write_first_stage(vqvae, target, options.output_layout, {"recipe": "vqgan", **asdict(options)})
+    write_first_stage(vqvae, target, options.output_layout, {"recipe": "vqgan", **asdict(options)}, patches)
     return target

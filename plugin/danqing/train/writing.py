@@ -17,6 +17,8 @@ from danqing_pack.staging import scratch_folder, staged_folder
 from danqing_pack.tensors import Tensor
 from diffusers import VQModel
 
+from .patches import PatchCodes
+
 LAYOUTS = ("diffusers", "easynlp")
 FIRST_STAGE_FILE = "vqgan.bin"
 
@@ -27,7 +29,9 @@ def require_layout(layout: str) -> None:
         raise RequestError(f"Training writes the layouts {' and '.join(LAYOUTS)}, not {layout!r}.")
 
 
-def write_first_stage(vqvae: VQModel, target: Path, layout: str, settings: Mapping[str, Any]) -> None:
+def write_first_stage(
+    vqvae: VQModel, target: Path, layout: str, settings: Mapping[str, Any], patches: PatchCodes | None = None,
+) -> None:
     """A VQModel folder, or for EasyNLP's `vqgan_ckpt_path` one file with the VQGAN's own key names; replaces `target`."""
     require_layout(layout)
     with staged_folder(target, force=True) as folder:
@@ -35,6 +39,8 @@ def write_first_stage(vqvae: VQModel, target: Path, layout: str, settings: Mappi
             vqvae.save_pretrained(folder)
         else:
             pickles.dump(folder / FIRST_STAGE_FILE, dict(first_stage_table(vqvae).to_legacy(_state(vqvae), "the VQModel")))
+        if patches is not None:
+            patches.save(folder)
     _note(target, settings)
 
 
