@@ -1,0 +1,1 @@
+"""A model behind PAI-EAS's contract: over HTTP (``app``), or as a function of bytes (``service``)."""
