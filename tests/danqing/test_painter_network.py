@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from danqing.networks import packed_linear
-from danqing.networks.decoding import decoder_of, write_codes
+from danqing.networks import graph_step, packed_linear
+from danqing.networks.decoding import Decoder, decoder_of, write_codes
 from danqing.networks.painter_transformer import PainterConfig, PainterTransformer
 from danqing.networks.sampling import Sampling, uniforms
 from danqing_pack.errors import FormatError, RequestError
@@ -427,6 +427,53 @@ def test_autocast_of_a_caller_does_not_reach_the_decoder() -> None:
 def test_a_text_of_another_length_is_refused() -> None:
     with pytest.raises(RequestError, match="reads 6 text tokens, not 5"):
         write_codes(network(), texts()[:, :5], GREEDY, NOTHING)
+
+
+def test_a_recorded_step_is_borrowed_for_a_run_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way through recordings, each of them played by single kernels."""
+
+    class Played:
+        def __init__(self, decoder: Decoder, batch: int) -> None:
+            self.decoder, self.batch = decoder, batch
+            self.room = decoder.room(batch, decoder.device).zero_()
+
+        def __call__(self, input_ids: Tensor, place: int) -> Tensor:
+            return self.decoder.fixed_step(input_ids, torch.tensor([place]), self.room)
+
+    monkeypatch.setattr(graph_step, "GraphStep", Played)
+    net = network(n_unmasked=7)
+    wanted = [write_codes(net, texts(count), GREEDY, NOTHING) for count in (2, 3)]
+    decoder = decoder_of(net)
+    pool = decoder.graphs = graph_step.GraphPool()
+    for _ in range(2):
+        assert all(torch.equal(write_codes(net, texts(len(each)), GREEDY, NOTHING), each) for each in wanted)
+    idle = list(pool._idle)
+    assert sorted(step.batch for step in idle) == [2, 3]
+
+    def stop(place: int, codes: Tensor) -> None:
+        assert [step.batch for step in pool._idle] == [2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_codes(net, texts(3), GREEDY, NOTHING, on_code=stop)
+    assert {id(step) for step in pool._idle} == {id(step) for step in idle}
+    write_codes(net, texts(4), GREEDY, NOTHING)
+    assert [step.batch for step in pool._idle] == [3, 4]
+
+
+def test_a_device_that_cannot_record_launches_single_kernels(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(decoder: Decoder, batch: int) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graph_step, "GraphStep", refuse)
+    net = network()
+    wanted = write_codes(net, texts(), GREEDY, NOTHING)
+    decoder_of(net).graphs = graph_step.GraphPool()
+    assert torch.equal(write_codes(net, texts(), GREEDY, NOTHING), wanted)
+    assert torch.equal(write_codes(net, texts(), GREEDY, NOTHING), wanted)
+    assert [record.message[:47] for record in caplog.records] == ["The decode step runs without a CUDA graph: oper"]
 
 
 @pytest.mark.gpu

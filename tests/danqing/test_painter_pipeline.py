@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +389,28 @@ def test_threads_share_a_pipeline() -> None:
     for seed in range(6):
         draw(seed)
         assert all(np.array_equal(each, found[seed][0]) for each in [*together[seed], *found[seed]])
+
+
+def test_threads_take_turns_at_the_tokenizer() -> None:
+    """A fast tokenizer raises "Already borrowed" when two threads change its settings."""
+    pipe, inside, met = small(), threading.Lock(), []
+    real = pipe.tokenizer
+
+    def slow(*given: Any, **more: Any) -> Any:
+        met.append(not inside.acquire(blocking=False))
+        time.sleep(0.02)
+        result = real(*given, **more)
+        if inside.locked():
+            inside.release()
+        return result
+
+    pipe.tokenizer = slow
+    threads = [threading.Thread(target=pipe.encode_prompt, args=(["红"],)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert met == [False] * 4
 
 
 def test_offloaded_weights_draw_the_same() -> None:
