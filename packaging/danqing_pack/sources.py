@@ -26,7 +26,9 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 OnOverflow = Callable[[int], None]
 
-_CAST_AT_ONCE = 4 << 20
+_CAST_AT_ONCE = 1 << 20
+"""Bytes that are read before they are cast: little enough to stay in the cache in between."""
+
 _WHOLE_LINES = 64
 """Rows of a piece come in multiples of this, so that a transposed matrix is read in whole cache lines."""
 

@@ -221,6 +221,17 @@ def test_casts_round_as_torch_rounds(source: Any, target: Any, as_torch: torch.d
     assert np.isnan(cast[~number].astype(np.float32)).all() and (~number).any()
 
 
+def test_every_border_between_two_halves_is_rounded_right() -> None:
+    """All values halfway between neighbouring halves, their neighbours on both sides, and the halves themselves."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[1:] + halves[:-1]) / 2
+    beside = [np.nextafter(between, np.float32(end)) for end in (0, 1e9)]
+    values = np.concatenate([halves, between, *beside])
+    values = np.concatenate([values, -values])
+    cast = Tensor.of(values).cast(np.dtype(np.float16)).array()
+    assert np.array_equal(cast.view(np.uint16), of_torch(torch.from_numpy(values).to(torch.float16)))
+
+
 def test_widening_keeps_every_value() -> None:
     for dtype in (np.float16, ml_dtypes.bfloat16):
         values = patterns(dtype)
