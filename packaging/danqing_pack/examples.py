@@ -143,11 +143,14 @@ class _Rows:
 
     def __getitem__(self, index: int) -> Line:
         offset = self._offsets[index]
-        with open(self.path, "rb", buffering=1 << 17) as file:
-            if _stamp(os.fstat(file.fileno())) != self._stamp:
-                raise FormatError(f"{self.path} changed while it was being read: start again.", path=self.path)
-            file.seek(offset)
-            return Line(self._numbers[index], offset, file.readline())
+        try:
+            with open(self.path, "rb", buffering=1 << 17) as file:
+                if _stamp(os.fstat(file.fileno())) == self._stamp:
+                    file.seek(offset)
+                    return Line(self._numbers[index], offset, file.readline())
+        except FileNotFoundError:
+            pass
+        raise FormatError(f"{self.path} changed while it was being read: start again.", path=self.path)
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, int]:

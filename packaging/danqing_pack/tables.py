@@ -189,6 +189,8 @@ def _refuse_other_files(path: Path, encoding: str) -> int:
         raise FormatError(f"{path} is a folder, not a table.", path=path) from None
     except FileNotFoundError:
         raise FormatError(f"There is no table {path}.", path=path) from None
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}.", path=path) from None
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise FormatError(f"{path} is UTF-16: rewrite it as UTF-8 (iconv -f UTF-16 -t UTF-8).", path=path)
     if head.startswith(b"\x1f\x8b"):

@@ -221,6 +221,33 @@ def test_two_runs_do_not_write_one_table(order: Callable[..., argparse.Namespace
     predict(Letters(), order(), {})
 
 
+def test_a_disk_that_fills_up_leaves_the_complete_rows(
+        order: Callable[..., argparse.Namespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, rows = ResumableTable.write, []
+
+    def full(table: ResumableTable, cells: list[str]) -> None:
+        rows.append(cells)
+        if len(rows) == 3:
+            (tmp_path / "full").symlink_to("/dev/full")
+            table._file.close()
+            table._file = open(tmp_path / "full", "wb", buffering=0)
+        write(table, cells)
+
+    monkeypatch.setattr(ResumableTable, "write", full)
+    with pytest.raises(RequestError, match="No space left on device; what is complete stays for --resume"):
+        predict(Letters(), order(), {})
+    monkeypatch.undo()
+    assert (tmp_path / "out/o.tsv.partial").read_text() == expected([1, 2])
+    predict(Letters(), order("--resume"), {})
+    assert (tmp_path / "out/o.tsv").read_text() == expected()
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(RequestError, match="cannot be written"):
+        predict(Letters(), order(), {})
+
+
 @pytest.mark.parametrize("words, sentence", [
     (["--output_schema=idx,image"], "no column 'image'; this model gives idx, text, gen_imgbase64"),
     (["--append_cols=size"], "no column 'size'; the schema names idx, text, colour"),

@@ -413,6 +413,9 @@ def test_examples_of_a_bad_row_and_of_a_table_that_changed(tmp_path: Path) -> No
         examples[0]
     with pytest.raises(RequestError, match="no column 'imgbase64'"):
         open_examples(table, "idx,text,picture")
+    table.unlink()
+    with pytest.raises(FormatError, match="changed while it was being read"):
+        examples[0]
     table.write_bytes(b"")
     with pytest.raises(FormatError, match="has no rows"):
         open_examples(table, "idx,text,imgbase64")

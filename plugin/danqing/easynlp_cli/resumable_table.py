@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,8 +29,10 @@ class ResumableTable:
         self.target, self._columns = target, columns
         self.partial = target.with_name(f"{target.name}.partial")
         self._state = target.with_name(f"{target.name}.partial.json")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _open_alone(self.partial)
+        self._begun = False
+        with _telling(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _open_alone(self.partial)
         try:
             self.rows, end = _complete_rows(self.partial, columns)
             if self.rows and not resume and not force:
@@ -42,6 +45,7 @@ class ResumableTable:
                 self._write_state(settings)
             self._file.truncate(end)
             self._file.seek(end)
+            self._begun = True
         except BaseException:
             self.close()
             raise
@@ -52,29 +56,31 @@ class ResumableTable:
             raise RequestError(f"Row {self.rows + 1} of {self.target} cannot be written: a cell holds a tab or a line "
                                "end.", row=self.rows + 1)
         line = memoryview(("\t".join(cells) + "\n").encode())
-        while line:
-            line = line[self._file.write(line):]
+        with _telling(self.target):
+            while line:
+                line = line[self._file.write(line):]
         self.rows += 1
 
     def flush(self) -> None:
         """Bring the rows to the disk."""
-        os.fsync(self._file.fileno())
+        with _telling(self.target):
+            os.fsync(self._file.fileno())
 
     def finish(self) -> None:
         """Every row is written: the table takes its name."""
         self.flush()
-        os.replace(self.partial, self.target)
+        with _telling(self.target):
+            os.replace(self.partial, self.target)
         self._state.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
         """Let go; without `finish` the rows stay for another run, and no rows leave no file."""
         if not self._file.closed:
-            empty = self._file.seek(0, os.SEEK_END) == 0
-            self._file.close()
-            if empty and self.partial.exists():
-                self.partial.unlink()
+            if self._begun and self.rows == 0:
+                self.partial.unlink(missing_ok=True)
                 self._state.unlink(missing_ok=True)
+            self._file.close()
 
     def _write_state(self, settings: Mapping[str, Any]) -> None:
         self._file.truncate(0)      # first: rows must never stand beside the settings of other rows
@@ -106,6 +112,16 @@ def _complete_rows(path: Path, columns: int) -> tuple[int, int]:
                 break
             rows, end = rows + 1, end + len(line)
     return rows, end
+
+
+@contextmanager
+def _telling(target: Path) -> Iterator[None]:
+    """What the operating system refuses, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{target} cannot be written: {error.strerror}; what is complete stays for --resume.",
+                           path=target, errno=error.errno) from error
 
 
 def _open_alone(path: Path) -> BinaryIO:
