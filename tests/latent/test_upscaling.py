@@ -19,13 +19,13 @@ from PIL import Image
 State = dict[str, torch.Tensor]
 
 
-def random_net(features: int = 8, blocks: int = 2, growth: int = 8, seed: int = 0) -> RRDBNet:
-    """A network whose residuals count, with an output that fills [0, 1]."""
-    torch.manual_seed(seed)
+def random_net(features: int = 8, blocks: int = 2, growth: int = 8, gain: float = 1.0) -> RRDBNet:
+    """A network whose residuals count, the more the larger ``gain`` is, with an output that fills [0, 1]."""
+    torch.manual_seed(0)
     net = RRDBNet(features, blocks, growth).requires_grad_(False)
     for layer in net.modules():
         if isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(layer.weight, a=0.2)
+            torch.nn.init.kaiming_normal_(layer.weight, a=0.2).mul_(gain)
             torch.nn.init.normal_(layer.bias, std=0.1)
     probe = net(torch.rand(1, 3, 24, 24))
     net.conv_last.weight /= probe.std() * 4
@@ -62,9 +62,9 @@ def test_the_first_of_the_samples(upscaler: Upscaler, expected: Callable[[str], 
 
 # ---------------------------------------------------------------- tiles
 
-@pytest.mark.parametrize(("tile", "overlap"), [(64, OVERLAP), (37, OVERLAP), (200, OVERLAP)])
+@pytest.mark.parametrize(("tile", "overlap"), [(48, OVERLAP), (37, OVERLAP)])
 def test_no_seam_is_seen(tile: int, overlap: int) -> None:
-    net, image = random_net(blocks=4), torch.rand(1, 3, 150, 131)
+    net, image = random_net(blocks=12, gain=1.5), torch.rand(1, 3, 40, 140)
     whole = Upscaler(net, tile=1000).upscale(image)
     assert 0.05 < whole.mean() < 0.95 and whole.std() > 0.1
     difference = (Upscaler(net, tile, overlap).upscale(image) - whole).abs().max() * 255
