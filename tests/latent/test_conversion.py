@@ -201,9 +201,11 @@ def test_without_the_unused_twin_the_way_back_samples_the_same(make_checkpoint: 
     assert check(back) == []
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_stored_scale_factor_wins(dtype: torch.dtype, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    stored = torch.tensor(0.3137, dtype=dtype)
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.float32, ()), (torch.float16, ()), (torch.float32, (1,))])
+def test_a_stored_scale_factor_wins(
+    dtype: torch.dtype, shape: tuple[int, ...], make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    stored = torch.tensor(0.3137, dtype=dtype).reshape(shape)
     source, _ = make_checkpoint(change=lambda state: state | {"scale_factor": stored}, params={"scale_by_std": True})
     back = there_and_back(source, tmp_path)
     assert index(tmp_path / "modern", "vae", "config.json")["scaling_factor"] == stored.item()

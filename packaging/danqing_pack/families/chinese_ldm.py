@@ -50,6 +50,8 @@ UPSCALER = "RRDB_ESRGAN_x4.pth"
 LEFTOVERS = ("first_stage_model.loss.", "cond_stage_model.logit_scale", "cond_stage_model.model.logit_scale", "logvar",
              "lvlb_weights")
 """What the original ignored or used in training alone; it is kept aside and goes back."""
+SCALE = "scale_factor"
+"""A buffer that the file holds where the factor was measured, and a parameter in config.json."""
 COUNTERS = ("model_ema.decay", "model_ema.num_updates")
 AUTOENCODER_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "double_z": (True,), "tanh_out": (False,), "give_pre_end": (False,), "use_linear_attn": (False,),
@@ -164,8 +166,8 @@ def _strip(state: State, prefix: str) -> dict[str, Tensor]:
 
 def _scale_factor(state: State, params: Mapping[str, Any]) -> float:
     """The stored buffer is what the original multiplied with."""
-    stored = state.get("scale_factor")
-    return float(params.get("scale_factor", 1.0)) if stored is None else float(stored.array().astype(np.float64))
+    stored = state.get(SCALE)
+    return float(params.get(SCALE, 1.0)) if stored is None else float(stored.array().astype(np.float64).item())
 
 
 def _chosen_weights(state: State, params: Mapping[str, Any], options: Options) -> str:
@@ -242,9 +244,9 @@ def _set_aside(
     computed = schedule_from_config(params).buffers()
     mapped, unused, remade = {}, {}, {}
     for name, tensor in state.items():
-        if name == "scale_factor" or name in BUFFERS and _same_bits(tensor, computed[name]):
+        if name == SCALE and tensor.ndim == 0 or name in BUFFERS and _same_bits(tensor, computed[name]):
             remade[name] = tensor.dtype.name
-        elif name in BUFFERS or name in COUNTERS or name.startswith((twin, *LEFTOVERS)):
+        elif name in (SCALE, *BUFFERS, *COUNTERS) or name.startswith((twin, *LEFTOVERS)):
             unused[name] = tensor
         else:
             mapped[name] = tensor
@@ -293,7 +295,7 @@ def _checked_state(form: Modern, size: ChineseLDMDimensions) -> dict[str, Tensor
 def _remade(form: Modern, size: ChineseLDMDimensions, schedule: NoiseSchedule) -> dict[str, Tensor]:
     """The buffers that were not worth a file. A folder of which nothing is known gets the whole schedule."""
     wanted = form.remade if form.remade is not None else {} if form.manifest else dict.fromkeys(BUFFERS, "float32")
-    values = schedule.buffers() | {"scale_factor": np.asarray(size.scale_factor, np.float64)}
+    values = schedule.buffers() | {SCALE: np.asarray(size.scale_factor, np.float64)}
     return {name: Tensor.of(values[name]).cast(TORCH[kind]) for name, kind in wanted.items()}
 
 

@@ -12,7 +12,7 @@ image k of the call from S + k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +74,12 @@ def predictor_rows(
     if not isinstance(nested, Mapping):
         raise RequestError(f"pipeline_params must be a dict of parameters, not {nested!r:.80}.")
     settings = read_parameters(pipe, {**nested, **parameters})
+    upscale = _upscaler(pipe) if settings.upscale else None
     rows: list[Row] = []
     for record in records:
         text = record[text_column]
-        for images in _iterations(pipe, text, settings, drawn=len(rows)):
+        for drawn in _iterations(pipe, text, settings, before=len(rows)):
+            images = upscale(drawn) if upscale else drawn
             rows += [{"idx": record["idx"], "text": text, "gen_imgbase64": to_base64(picture).encode(),
                       "image_tensor": images} for picture in _pictures(images)]
     return rows
@@ -113,14 +115,14 @@ def read_parameters(pipe: StableDiffusionPipeline, parameters: Mapping[str, Any]
         drawing={name: given[name] for name in DRAWING if given.get(name) is not None})
 
 
-def _iterations(pipe: StableDiffusionPipeline, text: str, settings: Settings, drawn: int) -> Iterator[Tensor]:
-    """The images of each iteration [n_samples, 3, H, W] in [0, 1]; ``drawn`` images came before them."""
-    for first in range(drawn, drawn + settings.n_iter * settings.n_samples, settings.n_samples):
-        images = pipe(
+def _iterations(pipe: StableDiffusionPipeline, text: str, settings: Settings, before: int) -> Iterator[Tensor]:
+    """The images of each iteration [n_samples, 3, H, W] in [0, 1]; ``before`` images came before them."""
+    for first in range(before, before + settings.n_iter * settings.n_samples, settings.n_samples):
+        images: Tensor = pipe(
             text, num_images_per_prompt=settings.n_samples, num_inference_steps=settings.steps, height=settings.height,
             width=settings.width, guidance_scale=settings.scale, output_type="pt",
             **{**settings.drawing, **_generators(settings, first)}).images
-        yield _upscaled(pipe, images) if settings.upscale else images
+        yield images
 
 
 def _generators(settings: Settings, first: int) -> dict[str, Any]:
@@ -136,10 +138,11 @@ def _generators(settings: Settings, first: int) -> dict[str, Any]:
     return {}
 
 
-def _upscaled(pipe: StableDiffusionPipeline, images: Tensor) -> Tensor:
+def _upscaler(pipe: StableDiffusionPipeline) -> Callable[[Tensor], Tensor]:
+    """Opened before anything is drawn: a checkpoint may have none."""
     from danqing.upscaling import upscaler_of
 
-    return upscaler_of(pipe).upscale(images)
+    return upscaler_of(pipe).upscale
 
 
 def _pictures(images: Tensor) -> list[Image]:
