@@ -23,6 +23,7 @@ VERBS = {
     "check": "list every problem of a folder or bundle",
     "init": "make a folder ready for ModelScope",
     "generate": "draw pictures from prompts",
+    "serve": "answer requests over HTTP, as PAI-EAS does",
     "pack": "make a bundle for PAI-EAS",
     "unpack": "unpack a bundle, safely",
     "easynlp": "train, predict or evaluate with the command lines of EasyNLP",

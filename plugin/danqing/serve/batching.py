@@ -1,8 +1,8 @@
 """Pictures of several requests drawn together: a queue of jobs and the one thread that draws.
 
-Whatever waits when the device becomes free and is of one kind goes together, first come first served, picture by picture:
-a request for many pictures takes several turns, a batch may serve many requests. The thread waits for company only when
-company is on its way, and then for a few milliseconds at most; a request that is alone is drawn at once.
+Whatever waits when the device becomes free and is of one kind goes together, first come first served, picture by
+picture: a request for many pictures takes several turns, a batch may serve many requests. The thread waits for company
+only when company is on its way, and then for a few milliseconds at most; a request that is alone is drawn at once.
 """
 
 from __future__ import annotations

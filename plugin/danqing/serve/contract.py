@@ -98,7 +98,8 @@ def fields(takes: Takes, limits: Limits) -> dict[str, Schema]:
                  "description": "Picture k draws from seed + k; a random seed by default, named in the reply."},
         "width": {**side, "default": takes.width, "description": "In pixels."},
         "height": {**side, "default": takes.height, "description": "In pixels."},
-        "guidance_scale": {"type": "number", "minimum": 0, "maximum": 50, "description": "How closely to follow the text."},
+        "guidance_scale": {"type": "number", "minimum": 0, "maximum": 50,
+                           "description": "How closely to follow the text."},
         "negative_prompt": {"type": "string", "maxLength": limits.prompt, "description": "What not to show."},
         "top_k": {"type": "integer", "minimum": 1, "maximum": max(takes.codes, 1), "default": 100,
                   "description": "Image codes that take part in a draw."},
@@ -106,7 +107,8 @@ def fields(takes: Takes, limits: Limits) -> dict[str, Schema]:
                         "description": "How freely codes are drawn."},
         "image": {**picture, "description": "A PNG, JPEG or WebP in base64 to start from."},
         "mask": {**picture, "description": "White where `image` is to be repainted; needs `image`."},
-        "strength": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "How much of `image` to redo."},
+        "strength": {"type": "number", "exclusiveMinimum": 0, "maximum": 1,
+                     "description": "How much of `image` to redo."},
         "upscale": {"type": "boolean", "default": False, "description": "Four times as wide and high."},
     }
     return {name: schema for name, schema in every.items() if name in DOCUMENTED or name in takes.fields}
@@ -230,12 +232,13 @@ def _check_together(given: Mapping[str, Any], takes: Takes, limits: Limits) -> N
     width, height = given.get("width", takes.width), given.get("height", takes.height)
     most = max(limits.pixels, takes.width * takes.height)
     if width * height > most:
-        raise Refusal(400, f"A picture of {width} x {height} pixels is larger than the {most} pixels that this service draws.")
+        raise Refusal(400, f"A picture of {width} x {height} pixels is larger than the {most} that this service draws.")
 
 
 def _shown(value: Any) -> str:
     """A value for a sentence: short, and on one line."""
-    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) and not _huge(value) else type(value).__name__
+    plain = isinstance(value, (str, int, float, bool, type(None))) and not _huge(value)
+    text = repr(value) if plain else type(value).__name__
     text = text if len(text) <= 60 else f"{text[:60]}..."
     return text.encode("utf-8", "replace").decode()
 

@@ -6,7 +6,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -59,23 +59,27 @@ class Metrics:
             self._batch.add(pictures)
             self._drawing.add(seconds)
 
-    def text(self, waiting: Callable[[], int], ready: bool) -> str:
+    def text(self, waiting: int, ready: bool) -> str:
         """Everything, with the gauges of this moment."""
         with self._lock:
             lines = _head("danqing_requests_total", "Replies by status; 499: the client had gone.", "counter")
-            lines += [f'danqing_requests_total{{status="{status}"}} {count}' for status, count in sorted(self._replies.items())]
-            lines += [*_head("danqing_pictures_total", "Pictures sent.", "counter"), f"danqing_pictures_total {self._pictures}"]
+            replies = sorted(self._replies.items())
+            lines += [f'danqing_requests_total{{status="{status}"}} {count}' for status, count in replies]
+            lines += _one("danqing_pictures_total", "Pictures sent.", "counter", self._pictures)
             lines += [*self._seconds.lines(), *self._batch.lines(), *self._drawing.lines()]
-        lines += [*_head("danqing_queue_waiting", "Requests that wait to be drawn.", "gauge"), f"danqing_queue_waiting {waiting()}"]
-        lines += [*_head("danqing_ready", "1 once the model is loaded and warm.", "gauge"), f"danqing_ready {int(ready)}"]
+        lines += _one("danqing_queue_waiting", "Requests that wait to be drawn.", "gauge", waiting)
+        lines += _one("danqing_ready", "1 once the model is loaded and warm.", "gauge", int(ready))
         if (resident := _resident_bytes()) is not None:
-            lines += _head("process_resident_memory_bytes", "Resident memory.", "gauge")
-            lines.append(f"process_resident_memory_bytes {resident}")
+            lines += _one("process_resident_memory_bytes", "Resident memory.", "gauge", resident)
         return "\n".join(lines) + "\n"
 
 
 def _head(name: str, about: str, kind: str) -> list[str]:
     return [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]
+
+
+def _one(name: str, about: str, kind: str, value: int) -> list[str]:
+    return [*_head(name, about, kind), f"{name} {value}"]
 
 
 def _resident_bytes() -> int | None:

@@ -76,7 +76,7 @@ class ServedModel:
         return Takes(frozenset(names), side, side, steps="num_inference_steps" in self._parameters)
 
     def style(self, request: Request, limits: Limits) -> Style:
-        """How to draw a request. Raises ``Refusal`` (400) for pictures that cannot be read or values that do not fit."""
+        """How to draw a request. Raises ``Refusal`` (400) for pictures that cannot be read or do not fit."""
         given = request.given
         keywords = {name: given[name] for name in (*KEYWORDS, "num_inference_steps", "strength") if name in given}
         image = mask = None
@@ -92,7 +92,9 @@ class ServedModel:
         blade = request.use_blade and self._starts_from_images()
         return Style(keywords, image, mask, blade, given.get("upscale", False))
 
-    def draw(self, style: Style, texts: Sequence[str], seeds: Sequence[int], wanted: Callable[[], bool]) -> list[Image.Image]:
+    def draw(
+        self, style: Style, texts: Sequence[str], seeds: Sequence[int], wanted: Callable[[], bool]
+    ) -> list[Image.Image]:
         """One picture for each text from its seed, as ``danqing generate`` draws it.
 
         ``wanted`` is asked at each step; once it says no, ``Abandoned`` is raised. Raises ``Refusal`` (500) when memory
@@ -160,7 +162,8 @@ class ServedModel:
                 accelerate(twin)
             return twin
         except (torch.OutOfMemoryError, MemoryError, RuntimeError, DanqingError) as error:
-            print(f"danqing serve: no accelerated path: {type(error).__name__}; use_blade changes nothing.", file=sys.stderr)
+            kind = type(error).__name__
+            print(f"danqing serve: {kind}: no accelerated path, use_blade changes nothing.", file=sys.stderr)
         _free_memory()
         return None
 

@@ -4,8 +4,8 @@
     service.warm_up()                              # draws one picture; optional
     body, status = service.process(data)           # blocks; any number of threads may call it
     reply = service.answer(data)                   # the same as a Reply(status, body, images)
-    ticket = service.submit(data, deliver)         # does not block: ``deliver(reply)`` is called once, from some thread,
-                                                   # maybe before submit returns
+    ticket = service.submit(data, deliver)         # does not block: ``deliver(reply)`` is called once, from some
+                                                   # thread, maybe before submit returns
     ticket.cancel()                                # frees its place and stops the drawing; deliver will not be called
     service.close()                                # begun requests are finished, the rest get 503
 
@@ -56,9 +56,9 @@ class Service:
     """
 
     def __init__(
-        self, model: ServedModel, limits: Limits | None = None, *, translator: Translator | None = None, queue: int = 64,
-        batch: int = 8, keepalive: float | None = 300.0, worker_threads: int = 2, window: float = WINDOW,
-        metrics: Metrics | None = None,
+        self, model: ServedModel, limits: Limits | None = None, *, translator: Translator | None = None,
+        queue: int = 64, batch: int = 8, keepalive: float | None = 300.0, worker_threads: int = 2,
+        window: float = WINDOW, metrics: Metrics | None = None,
     ) -> None:
         self.model, self.limits, self.keepalive = model, limits or Limits(), keepalive
         self.metrics = metrics or Metrics()
@@ -104,6 +104,10 @@ class Service:
     def waiting(self) -> int:
         """Requests that wait to be drawn."""
         return self._waiting
+
+    def is_full(self) -> bool:
+        """Whether one more request would get 450."""
+        return self._waiting >= self._queue
 
     def warm_up(self) -> None:
         """Draw one picture that nobody sees."""
@@ -160,7 +164,8 @@ class Service:
     def _job(self, request: Request, text: str, ticket: Ticket) -> Job:
         negative = request.given.get("negative_prompt")
         if negative and self._translator is not None and not request.skip_translation:
-            request = replace(request, given={**request.given, "negative_prompt": chinese(negative, False, self._translator)})
+            negative = chinese(negative, False, self._translator)
+            request = replace(request, given={**request.given, "negative_prompt": negative})
         style = self.model.style(request, self.limits)
 
         def done(job: Job) -> None:
@@ -232,4 +237,5 @@ def _fault(error: Exception, text: str) -> Reply:
         print(f"danqing serve: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
-    return refused(Refusal(500, f"The picture could not be drawn: {type(error).__name__}; the service's log says more."), text)
+    sentence = f"The picture could not be drawn: {type(error).__name__}; the service's log says more."
+    return refused(Refusal(500, sentence), text)
