@@ -63,14 +63,14 @@ def build_component(part: Component, folder: Path, dtype: torch.dtype) -> Any:
         return kind.from_pretrained(folder)
     state = {name: torch_tensor(tensor, dtype) for name, tensor in part.tensors.items()}
     if "_class_name" in (part.config or {}):
-        return _diffusers_model(kind, part, state, dtype)
+        return _diffusers_model(kind, part, state)
     config = kind.config_class.from_pretrained(folder)
     model, report = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
     _require_whole(part, sorted(report["missing_keys"]), sorted(report["unexpected_keys"]))
     return model.eval()
 
 
-def _diffusers_model(kind: Any, part: Component, state: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+def _diffusers_model(kind: Any, part: Component, state: dict[str, torch.Tensor]) -> Any:
     """Made on the meta device, so that no weight is drawn only to be thrown away."""
     import torch
 
@@ -83,8 +83,7 @@ def _diffusers_model(kind: Any, part: Component, state: dict[str, torch.Tensor],
     if stray:
         raise FormatError(f"{part.class_name} computes the buffers {', '.join(stray)} itself; convert the checkpoint to "
                           "the diffusers layout and load that.", keys=stray)
-    # Not ModelMixin.to: it warns whenever it is given a dtype.
-    return torch.nn.Module.to(model, dtype).eval()
+    return model.eval()
 
 
 def _require_whole(part: Component, missing: list[str], unknown: list[str]) -> None:

@@ -54,7 +54,9 @@ def load(
     with opened(place) as found:
         pipe = _pipeline(found, Options(text_length, weights), kind)
     pipe.danqing_family, pipe.danqing_source = found.family.name, place
-    return equip(pipe.to(target), Equipment(scheduler, lora, embeddings, controlnet))
+    if target.type != "cpu":              # where it is already; asking again only makes diffusers warn of fp16
+        pipe.to(target)
+    return equip(pipe, Equipment(scheduler, lora, embeddings, controlnet))
 
 
 def _pipeline(found: Opened, options: Options, dtype: torch.dtype) -> Any:
