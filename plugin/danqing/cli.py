@@ -28,8 +28,6 @@ VERBS = {
     "unpack": "unpack a bundle, safely",
     "easynlp": "train, predict or evaluate with the command lines of EasyNLP",
     "tables": "turn a table of texts and images into an image folder, and back",
-    "tables": "turn EasyNLP tables into image folders, and back",
-    "easynlp": "run the command lines of EasyNLP's articles",
     "families": "list what Danqing reads and writes",
     "demo": "show the whole way with the small painter inside",
 }

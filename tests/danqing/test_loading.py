@@ -42,11 +42,15 @@ def test_torch_dtype_is_another_name_for_dtype(painter_folder: Path) -> None:
     assert danqing.load(painter_folder, device="cpu", torch_dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
 
 
+def torch_state() -> tuple[object, ...]:
+    return (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype(),
+            torch.random.get_rng_state().tolist())
+
+
 def test_global_torch_state_is_left_alone(painter_checkpoint: Path) -> None:
-    before = (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.random.get_rng_state())
+    before = torch_state()
     codes(painter_checkpoint)
-    after = (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.random.get_rng_state())
-    assert before[:3] == after[:3] and torch.equal(before[3], after[3])
+    assert torch_state() == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -26,7 +26,8 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 def assert_same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert (value.dtype, value.shape, value.tobytes()) == (other[name].dtype, other[name].shape, other[name].tobytes()), name
+        same = other[name]
+        assert (value.dtype, value.shape, value.tobytes()) == (same.dtype, same.shape, same.tobytes()), name
 
 
 def tree(folder: Path) -> dict[str, bytes]:

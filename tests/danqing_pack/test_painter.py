@@ -22,7 +22,8 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 def assert_same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert (value.dtype, value.shape, value.tobytes()) == (other[name].dtype, other[name].shape, other[name].tobytes()), name
+        same = other[name]
+        assert (value.dtype, value.shape, value.tobytes()) == (same.dtype, same.shape, same.tobytes()), name
 
 
 def there_and_back(folder: Path, tmp_path: Path, **options: Any) -> Path:
@@ -53,7 +54,8 @@ def test_the_names_and_shapes_are_those_that_the_original_wrote(painter_checkpoi
         {"entity_dim": 100},
         {"layers": 11, "heads": 4},
         {"drop": ("transformer.blocks.0.attn.mask", "transformer.blocks.1.attn.mask")},
-        {"extra": {"first_stage_model.loss.logvar": np.zeros(3, np.float32), "first_stage_model.colorize": np.ones((3, 2, 1, 1), np.float32)}},
+        {"extra": {"first_stage_model.loss.logvar": np.zeros(3, np.float32),
+                   "first_stage_model.colorize": np.ones((3, 2, 1, 1), np.float32)}},
         {"image_vocab_size": 9, "vocab_size": 9 + 24},
     ],
     ids=["one level", "four levels, attention here and there", "half", "prefix mask", "prefix mask beyond the text",
