@@ -156,4 +156,5 @@ def test_the_steps_of_making(tmp_path: Path) -> None:
     for name in ("config.json", "pytorch_model.bin", "vocab.txt", "danqing.json"):
         (source / name).write_text(name)
     install(source, tmp_path / "checkpoint")
-    assert {path.name for path in (tmp_path / "checkpoint").iterdir()} == {"config.json", "pytorch_model.bin", "vocab.txt"}
+    found = {path.name for path in (tmp_path / "checkpoint").iterdir()}
+    assert found == {"config.json", "pytorch_model.bin", "vocab.txt"}

@@ -135,7 +135,9 @@ def test_a_patch_has_the_same_code_wherever_it_stands() -> None:
     assert torch.equal(back, pixels)
 
 
-def test_it_goes_on_from_a_painter_and_writes_easynlp_s_file(painter_checkpoint: Path, golden: Path, tmp_path: Path) -> None:
+def test_it_goes_on_from_a_painter_and_writes_easynlp_s_file(
+    painter_checkpoint: Path, golden: Path, tmp_path: Path,
+) -> None:
     chosen = VqganOptions(data=str(golden / "easynlp" / "tsv" / "train.tsv"), model=str(painter_checkpoint),
                           output=str(tmp_path / "out"), output_layout="easynlp", loop=replace(FEW, steps=1, batch_size=1))
     train_vqgan(chosen)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     painter.add_argument("--first-stage", metavar="MODEL", help="from scratch: a VQModel folder or a painter checkpoint")
     painter.add_argument("--vocab", metavar="VOCAB_TXT", help="from scratch: the vocabulary, one token a line")
     painter.add_argument("--prompts", nargs="+", default=[], metavar="TEXT", help="what to draw with --sample-every")
-    painter.add_argument("--random-crop", action="store_true", help="cut at random instead of the centre; codes are not cached")
+    painter.add_argument("--random-crop", action="store_true", help="cut at random, not in the centre; no codes are cached")
     painter.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     painter.add_argument("--output-dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
     vqgan = recipes.add_parser("vqgan", help="the first stage, from pictures alone")
@@ -35,20 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vqgan.add_argument("--size", type=int, help="pixels of a side; default: the model's sample_size")
     vqgan.add_argument("--codes", choices=("learned", "patches"), default="learned",
                        help="patches: codes fixed by k-means over patches, for flat drawings from scratch")
-    vqgan.add_argument("--encoder-every", type=int, default=1, metavar="STEPS", help="with patches: train the encoder so often")
+    vqgan.add_argument("--encoder-every", type=int, default=1, metavar="STEPS",
+                       help="with patches: how often the encoder learns to name them")
     vqgan.add_argument("--continuous-steps", type=int, default=0,
                        help="from scratch: steps before k-means makes the codebook")
     vqgan.add_argument("--squared-weight", type=float, default=2.0, help="of the squared error beside the absolute one")
     vqgan.add_argument("--commitment", type=float, default=0.25)
     vqgan.add_argument("--codebook-rate", type=float, default=1.0, help="its learning rate as a share of the rest's")
     vqgan.add_argument("--revive-every", type=int, default=50, help="steps between two looks for dead codes; 0: never")
-    vqgan.add_argument("--revive-until", type=float, default=0.8, help="share of the run after which codes are left alone")
+    vqgan.add_argument("--revive-until", type=float, default=0.8, help="share of the run after which codes stay")
     vqgan.add_argument("--adversarial-weight", type=float, default=0.0, help="of the patch discriminator; 0: none")
     vqgan.add_argument("--adversarial-start", type=int, default=1000, metavar="STEP")
 
 
 def _shared(parser: argparse.ArgumentParser, model: str) -> None:
-    parser.add_argument("--data", required=True, metavar="TABLE_OR_FOLDER", help="a TSV table, or a folder with metadata.jsonl")
+    parser.add_argument("--data", required=True, metavar="TABLE_OR_FOLDER",
+                        help="a TSV table, or a folder with metadata.jsonl")
     parser.add_argument("--model", required=True, metavar="BASE_OR_CONFIG", help=model)
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument("--validation", metavar="TABLE_OR_FOLDER")

@@ -16,7 +16,7 @@ TEXT_LENGTH = 32
 UNSAID = ""  # in place of a background, size or place that a caption does not name
 
 COLOUR_WORDS: dict[str, tuple[str, ...]] = {
-    "red": ("红色", "红", "鲜红色"), "orange": ("橙色", "橘色", "橙"), "yellow": ("黄色", "黄", "金黄色"),
+    "red": ("红色", "红", "鲜红色"), "yellow": ("黄色", "黄", "金黄色"),
     "green": ("绿色", "绿", "翠绿色"), "blue": ("蓝色", "蓝", "深蓝色"), "purple": ("紫色", "紫"),
     "pink": ("粉色", "粉红色", "粉"), "black": ("黑色", "黑"), "white": ("白色", "白"),
 }
@@ -47,16 +47,18 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
 _BARE = ("{np}", "{np}", "画{np}", "请画{np}", "有{np}", "图中有{np}", "一张图，{np}", "{np}。")
 _PLACED = ("{place}有{np}", "{np}在{place}", "{place}的{np}", "{place}{np}", "{place}是{np}", "{np}，{place}",
            "{np}位于{place}", "画面{place}有{np}", "在{place}画{np}", "{np}，在{place}")
-_GROUNDED = ("{ground}背景上有{np}", "{ground}背景，{np}", "{np}，{ground}背景", "在{ground}背景上画{np}", "{ground}的背景，{np}",
-             "{np}，背景是{ground}", "{ground}背景上的{np}", "{ground}底，{np}", "{ground}背景下有{np}", "背景{ground}，{np}")
-_FULL = ("{ground}背景，{place}有{np}", "{ground}背景上，{place}有{np}", "{ground}背景的{place}有{np}", "{place}{np}，{ground}背景",
-         "{ground}背景，{np}在{place}", "{np}在{place}，背景是{ground}", "{ground}背景{place}的{np}", "{ground}底，{place}是{np}",
-         "{np}位于{ground}背景的{place}", "在{ground}背景的{place}画{np}", "{place}有{np}，{ground}的背景",
+_GROUNDED = ("{ground}背景上有{np}", "{ground}背景，{np}", "{np}，{ground}背景", "在{ground}背景上画{np}",
+             "{ground}的背景，{np}", "{np}，背景是{ground}", "{ground}背景上的{np}", "{ground}底，{np}", "{ground}背景下有{np}",
+             "背景{ground}，{np}")
+_FULL = ("{ground}背景，{place}有{np}", "{ground}背景上，{place}有{np}", "{ground}背景的{place}有{np}",
+         "{place}{np}，{ground}背景", "{ground}背景，{np}在{place}", "{np}在{place}，背景是{ground}",
+         "{ground}背景{place}的{np}", "{ground}底，{place}是{np}", "{np}位于{ground}背景的{place}",
+         "在{ground}背景的{place}画{np}", "{place}有{np}，{ground}的背景",
          "{ground}背景上有{np}，在{place}", "{ground}背景上{place}有{np}", "{np}，{place}，{ground}背景")
 _GROUNDS = ("{ground}背景，{pair}", "{ground}背景上，{pair}", "{pair}，{ground}背景", "{pair}，背景是{ground}",
             "{ground}底，{pair}", "{ground}的背景，{pair}", "在{ground}背景上，{pair}")
-_PAIRS = ("{p}{a}，{q}{b}", "{p}是{a}，{q}是{b}", "{p}有{a}，{q}有{b}", "{a}在{p}，{b}在{q}", "{p}{a}和{q}{b}", "{p}的{a}和{q}的{b}",
-          "{p}一{am}{a0}，{q}一{bm}{b0}")
+_PAIRS = ("{p}{a}，{q}{b}", "{p}是{a}，{q}是{b}", "{p}有{a}，{q}有{b}", "{a}在{p}，{b}在{q}", "{p}{a}和{q}{b}",
+          "{p}的{a}和{q}的{b}", "{p}一{am}{a0}，{q}一{bm}{b0}")
 _RELATIONS = ("{a}在{b}的{p}", "{b}的{p}有{a}", "{b}的{p}是{a}", "{b}{p}有{a}", "{a}在{b}{p}")
 _LISTS = ("{a}和{b}", "{a}与{b}", "{a}、{b}", "{a}，{b}", "{a}跟{b}", "画{a}和{b}", "有{a}和{b}")
 _SHORT_PLACES = {"left": "左", "right": "右", "top": "上", "bottom": "下"}
@@ -124,7 +126,9 @@ def caption_of(scene: Scene, rng: random.Random) -> Caption:
             return Caption(text, scene)
 
 
-def random_example(rng: random.Random, things: int, complete: bool = False, outside: bool = False) -> tuple[Scene, Caption]:
+def random_example(
+    rng: random.Random, things: int, complete: bool = False, outside: bool = False,
+) -> tuple[Scene, Caption]:
     """A scene and a caption of it.
 
     `complete`: the caption names background and place.
@@ -145,7 +149,8 @@ def random_example(rng: random.Random, things: int, complete: bool = False, outs
         sizes = [(thing.size, thing.size) if rng.random() < 0.5 else _unsaid_size(rng) for thing in said.things]
         scene = replace(scene, things=tuple(replace(thing, size=size)
                                             for thing, (size, _) in zip(scene.things, sizes, strict=True)))
-        said = replace(said, things=tuple(replace(thing, size=size) for thing, (_, size) in zip(said.things, sizes, strict=True)))
+        said = replace(said, things=tuple(replace(thing, size=size)
+                                          for thing, (_, size) in zip(said.things, sizes, strict=True)))
         if held_out(scene) == outside:
             return scene, caption_of(said, rng)
 
@@ -158,9 +163,11 @@ def vocabulary() -> list[str]:
     """Lines of `vocab.txt`: five special tokens, marks, digits, letters, and every character that captions use."""
     tables = [COLOUR_WORDS, BACKGROUND_WORDS, SIZE_WORDS, PLACE_WORDS]
     words = [word for table in tables for group in table.values() for word in group]
-    words += [word for groups in SHAPE_WORDS.values() for group in groups for word in group] + ["一", *_SHORT_PLACES.values()]
+    words += [word for groups in SHAPE_WORDS.values() for group in groups for word in group]
+    words += ["一", *_SHORT_PLACES.values()]
     words += [*_BARE, *_PLACED, *_GROUNDED, *_FULL, *_GROUNDS, *_PAIRS, *_RELATIONS, *_LISTS]
     marks = "，。、；：！？“”（）,.;:!?\"'()-"
     letters = string.digits + string.ascii_lowercase
     characters = sorted({character for word in words for character in word if ord(character) > 0x2FFF} - set(marks))
-    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *marks, *letters, *("##" + letter for letter in letters), *characters]
+    pieces = ["##" + letter for letter in letters]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *marks, *letters, *pieces, *characters]

@@ -19,13 +19,13 @@ Point = tuple[float, float]
 
 #: name -> RGB of things
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 40, 40), "orange": (245, 140, 30), "yellow": (250, 215, 50), "green": (36, 150, 70),
-    "blue": (40, 85, 210), "purple": (135, 60, 180), "pink": (240, 105, 165), "black": (25, 25, 30),
+    "red": (214, 40, 40), "yellow": (252, 220, 50), "green": (30, 160, 70),
+    "blue": (40, 85, 210), "purple": (150, 60, 175), "pink": (240, 105, 165), "black": (25, 25, 30),
     "white": (250, 250, 250),
 }
 #: name -> RGB of backgrounds; softer than a thing of the same name, and never under one
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "white": (250, 250, 250), "black": (25, 25, 30), "blue": (90, 150, 235), "green": (120, 195, 125),
+    "white": (250, 250, 250), "black": (25, 25, 30), "blue": (105, 170, 242), "green": (145, 215, 145),
     "yellow": (250, 230, 140), "pink": (245, 180, 195),
 }
 #: half the side of the square that a shape fills, in pixels
@@ -72,8 +72,8 @@ def _star() -> list[Point]:
 
 def _heart() -> list[Point]:
     turns = [math.tau * step / 96 for step in range(96)]
-    return [(math.sin(t) ** 3, (5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t) - 13 * math.cos(t) - 2.5) / 16)
-            for t in turns]
+    heights = (5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t) - 13 * math.cos(t) for t in turns)
+    return [(math.sin(t) ** 3, (height - 2.5) / 16) for t, height in zip(turns, heights, strict=True)]
 
 
 def _crescent() -> list[Point]:

@@ -39,7 +39,8 @@ def prepare(picture: Image.Image, size: int, chance: random.Random | None = None
     if min(height, width) != size:
         scale = size / min(height, width)
         height, width = round(height * scale), round(width * scale)
-        scaled = F.interpolate(pixels[None].float(), (height, width), mode="bilinear", align_corners=False, antialias=False)
+        wanted = (height, width)
+        scaled = F.interpolate(pixels[None].float(), wanted, mode="bilinear", align_corners=False, antialias=False)
         pixels = scaled[0].round().clamp(0, 255).to(torch.uint8)
     if chance is None:
         top, left = (height - size) // 2, (width - size) // 2

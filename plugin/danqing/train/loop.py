@@ -51,7 +51,8 @@ class LoopOptions:
         _require(self.schedule in SCHEDULES, f"The schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}.")
         _require(self.precision in PRECISIONS, f"The precision {self.precision!r} is none of {', '.join(PRECISIONS)}.")
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep", "validate_every"):
-            _require(getattr(self, name) >= 1, f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            _require(value >= 1, f"{name.replace('_', ' ')} must be at least 1, not {value}.")
         _require(self.learning_rate > 0, f"The learning rate must be above 0, not {self.learning_rate}.")
         _require(self.steps is None or self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
         _require(self.steps is not None or self.epochs > 0, f"epochs must be above 0, not {self.epochs}.")
@@ -82,7 +83,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 class Order:
-    """The endless sequence of rows: every epoch is a permutation that the seed fixes. Stateless, so resuming is exact."""
+    """The endless sequence of rows, each epoch a permutation that the seed fixes. It has no state to resume."""
 
     def __init__(self, rows: int, seed: int) -> None:
         self.rows, self.seed = rows, seed
@@ -104,12 +105,13 @@ class Loop:
     """One training run in the folder `output`: `checkpoints/step-N`, `log.jsonl`, and what the recipe writes."""
 
     def __init__(self, options: LoopOptions, output: Path, rows: int) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
 
         self.options, self.output = options, output
         if options.precision == "fp16" and not torch.cuda.is_available():
             raise RequestError("fp16 training needs a CUDA device; take bf16 or no reduced precision on a CPU.")
-        self.accelerator = Accelerator(mixed_precision=options.precision)
+        partly = DistributedDataParallelKwargs(find_unused_parameters=True)  # a recipe may rest a part for some steps
+        self.accelerator = Accelerator(mixed_precision=options.precision, kwargs_handlers=[partly])
         self.order = Order(rows, options.seed)
         world = self.accelerator.num_processes
         self.examples_per_step = options.batch_size * options.accumulation * world
@@ -161,7 +163,7 @@ class Loop:
     def save(self, step: int) -> None:
         """Keep everything that the next step depends on; older checkpoints beyond `keep` go."""
         self.accelerator.wait_for_everyone()
-        if self.accelerator.num_processes > 1:  # every process adds its random state, so there is no one writer to rename
+        if self.accelerator.num_processes > 1:  # every process adds its random state: there is no one writer to rename
             self.accelerator.save_state(str(self._place(step)))
         else:
             with staged_folder(self._place(step), force=True) as folder:
@@ -220,7 +222,7 @@ class Loop:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise MissingExtraError("--tensorboard needs the package tensorboard; pip install 'danqing[train]'.") from None
+                raise MissingExtraError("--tensorboard needs the package tensorboard: pip install tensorboard.") from None
             self._writer = SummaryWriter(str(self.output / "tensorboard"))
         return self._writer
 

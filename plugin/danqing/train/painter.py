@@ -107,10 +107,11 @@ def train_painter(options: PainterOptions) -> dict[str, float]:
     pipe.vqvae.requires_grad_(False).eval().to(loop.accelerator.device)
     if options.gradient_checkpointing:
         pipe.transformer.activation_checkpointing_enable()
-    source = Source(pipe, examples, loop, options.random_crop)
+    coder = load_patch_codes(Path(options.first_stage)) if options.first_stage else None
+    source = Source(pipe, examples, loop, options.random_crop, coder)
     held = None
     if options.validation:
-        held = Source(pipe, open_examples(options.validation, **options.reading), loop)
+        held = Source(pipe, open_examples(options.validation, **options.reading), loop, coder=coder)
     optimizer = torch.optim.AdamW(parameter_groups(pipe.transformer, options.loop.weight_decay),
                                   lr=options.loop.learning_rate, betas=options.loop.betas)
     model, optimizer = loop.accelerator.prepare(pipe.transformer, optimizer)

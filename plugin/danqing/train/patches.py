@@ -18,21 +18,20 @@ FILE = "patches.safetensors"
 
 @dataclass(frozen=True)
 class PatchCodes:
-    """`mean` [3 f f] and `basis` [3 f f, width] take a patch to the space of the codebook `book` [codes, width]."""
+    """`centres` [codes, 2 * 3 f f] divide the patches; `book` [codes, width] is what the decoder is given for each."""
 
-    mean: Tensor
-    basis: Tensor
+    centres: Tensor
     book: Tensor
 
     def ids(self, pixels: Tensor) -> Tensor:
         """int64 [B, codes per picture] of float pixels [B, 3, H, W] in [-1, 1], row by row."""
-        side = int((len(self.mean) // 3) ** 0.5)
-        points = (patches_of(pixels, side) - self.mean.to(pixels)) @ self.basis.to(pixels)
-        return nearest(points.flatten(0, 1), self.book.to(pixels)).view(len(pixels), -1)
+        side = int((self.centres.shape[1] // 6) ** 0.5)
+        points = features(patches_of(pixels, side).flatten(0, 1))
+        return nearest(points, self.centres.to(pixels)).view(len(pixels), -1)
 
     def save(self, folder: Path) -> None:
         """Beside the weights of the VQModel."""
-        save_file({"mean": self.mean, "basis": self.basis, "book": self.book}, folder / FILE)
+        save_file({"centres": self.centres, "book": self.book}, folder / FILE)
 
 
 def load_patch_codes(folder: Path) -> PatchCodes | None:
@@ -52,17 +51,28 @@ def nearest(points: Tensor, book: Tensor) -> Tensor:
     return (book.square().sum(1) - 2 * points @ book.t()).argmin(1)
 
 
+def features(patches: Tensor, weight: float = 2.0) -> Tensor:
+    """Float patches [N, 3 f f] beside their drawing alone, [N, 2 * 3 f f]: every channel without its mean, all of them
+    together of length `weight`. So a faint outline is told from another one as well as a strong one is."""
+    channels = patches.view(len(patches), 3, -1)
+    drawing = (channels - channels.mean(2, keepdim=True)).flatten(1)
+    return torch.cat([patches, weight * drawing / drawing.norm(dim=1, keepdim=True).clamp(min=1e-3)], dim=1)
+
+
 def make_patch_codes(pixels: Tensor, side: int, count: int, width: int, seed: int, rounds: int = 15) -> PatchCodes:
-    """Codes for uint8 pictures [N, 3, H, W]; every distinct patch weighs as the root of how often it occurs."""
+    """Codes for uint8 pictures [N, 3, H, W]: k-means over the distinct patches, a frequent one weighing a little more.
+
+    The codebook holds the mean patch of each code in `width` principal components, scaled to a mean square of 1."""
     found, times = torch.unique(patches_of(pixels, side).flatten(0, 1), dim=0, return_counts=True)
-    points, weights = found.float() / 127.5 - 1.0, times.float().sqrt()
-    mean = points.mean(0)
-    _, axes = torch.linalg.eigh((points - mean).t() @ (points - mean))
-    basis = axes[:, -width:].flip(1).contiguous()
-    places = (points - mean) @ basis
-    scale = places.square().mean().sqrt()
-    book = k_means(places / scale, count, torch.Generator().manual_seed(seed), rounds, weights)
-    return PatchCodes(mean, basis / scale, book)
+    patches, weights = found.float() / 127.5 - 1.0, times.float() ** 0.25
+    points = features(patches)
+    centres = k_means(points, count, torch.Generator().manual_seed(seed), rounds, weights)
+    ids = nearest(points, centres)
+    totals = torch.zeros(count).index_add_(0, ids, weights)[:, None].clamp(min=1e-9)
+    means = torch.zeros(count, patches.shape[1]).index_add_(0, ids, patches * weights[:, None]) / totals
+    _, axes = torch.linalg.eigh((patches - patches.mean(0)).t() @ (patches - patches.mean(0)))
+    book = (means - patches.mean(0)) @ axes[:, -width:].flip(1)
+    return PatchCodes(centres, book / book.square().mean().sqrt())
 
 
 def k_means(points: Tensor, count: int, generator: torch.Generator, rounds: int, weights: Tensor | None = None) -> Tensor:

@@ -74,14 +74,13 @@ class FirstStage(nn.Module):
         book: Tensor = vqvae.quantize.embedding.weight.float()
         if not self.ready:
             decoded = vqvae.decode(latents, force_not_quantize=True).sample.float()
-            return decoded, 0.0 * book.sum(), flat.detach(), torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
+            return decoded, 0.0 * book.sum(), flat.detach(), torch.zeros_like(flat[:, 0], dtype=torch.int64)
         ids = nearest(flat.detach(), book.detach())
         batch, width, height, across = latents.shape
         chosen = F.embedding(ids, book).view(batch, height, across, width).permute(0, 3, 1, 2)
         loss = F.mse_loss(chosen, latents.detach()) + commitment * F.mse_loss(latents, chosen.detach())
         straight = latents + (chosen - latents).detach()
         return vqvae.decode(straight, force_not_quantize=True).sample.float(), loss, flat.detach(), ids
-
 
     def _with_patches(self, pixels: Tensor, patches: PatchCodes, name: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ids, book = patches.ids(pixels), self.vqvae.quantize.embedding.weight.detach().float()
@@ -96,8 +95,8 @@ class FirstStage(nn.Module):
 def quiet_start(vqvae: VQModel, offset: float = 2.0) -> None:
     """Fresh weights with every residual branch silent, so that the network begins as a chain of plain convolutions.
 
-    The two channels of a group of 64 channels start `offset` apart on either side of zero: the last group norms would
-    otherwise erase how light a flat area is. On flat drawings this needs a third of the pictures of the usual start.
+    Half the channels before the last group norms start `offset` above zero, half as much below: a norm over a flat
+    area would otherwise erase how light it is, which makes the usual start slow on flat drawings.
     """
     for name, module in vqvae.named_modules():
         if name.endswith(("conv2", "to_out.0")):
@@ -259,7 +258,8 @@ def validate(stage: FirstStage, pictures: Pictures, batch: int) -> dict[str, flo
     for start in range(0, len(pictures), batch):
         pixels = as_input(pictures.batch(range(start, min(start + batch, len(pictures))))).to(device)
         decoded, _, flat, ids = stage(pixels, 0.0)
-        named += float((nearest(flat, stage.vqvae.quantize.embedding.weight.float()) == ids).sum()) / len(ids) * len(pixels)
+        right = nearest(flat, stage.vqvae.quantize.embedding.weight.float()) == ids
+        named += float(right.float().mean()) * len(pixels)
         error = (decoded.clamp(-1, 1) - pixels) / 2
         absolute, squared = absolute + float(error.abs().sum()), squared + float(error.square().sum())
         count += error.numel()

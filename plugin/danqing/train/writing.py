@@ -32,13 +32,14 @@ def require_layout(layout: str) -> None:
 def write_first_stage(
     vqvae: VQModel, target: Path, layout: str, settings: Mapping[str, Any], patches: PatchCodes | None = None,
 ) -> None:
-    """A VQModel folder, or for EasyNLP's `vqgan_ckpt_path` one file with the VQGAN's own key names; replaces `target`."""
+    """A VQModel folder, or for EasyNLP's `vqgan_ckpt_path` one file with the VQGAN's key names; replaces `target`."""
     require_layout(layout)
     with staged_folder(target, force=True) as folder:
         if layout == "diffusers":
             vqvae.save_pretrained(folder)
         else:
-            pickles.dump(folder / FIRST_STAGE_FILE, dict(first_stage_table(vqvae).to_legacy(_state(vqvae), "the VQModel")))
+            legacy = first_stage_table(vqvae).to_legacy(_state(vqvae), "the VQModel")
+            pickles.dump(folder / FIRST_STAGE_FILE, dict(legacy))
         if patches is not None:
             patches.save(folder)
     _note(target, settings)
@@ -78,4 +79,5 @@ def first_stage_table(vqvae: VQModel) -> KeyMap:
 
 
 def _state(vqvae: VQModel) -> dict[str, Tensor]:
-    return {name: Tensor.of(value.detach().float().cpu().contiguous().numpy()) for name, value in vqvae.state_dict().items()}
+    values = ((name, value.detach().float().cpu().contiguous()) for name, value in vqvae.state_dict().items())
+    return {name: Tensor.of(value.numpy()) for name, value in values}
