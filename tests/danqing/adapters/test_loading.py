@@ -50,6 +50,14 @@ def test_the_image_of_2023(load: Callable[..., Any], equals_run: Callable[..., N
     equals_run(pipe, "pndm_negative")
 
 
+def test_other_prompts(load: Callable[..., Any], expected: Callable[[str], Any], equals_run: Callable[..., None]) -> None:
+    """Without a negative prompt, cut at the end of the text encoder, without guidance."""
+    pipe, texts = load(), expected("text.json")["texts"]
+    equals_run(pipe, "pndm", negative_prompt=None)
+    equals_run(pipe, "pndm_long_prompt", prompt=texts[4], negative_prompt=None)
+    equals_run(pipe, "pndm_no_guidance", guidance_scale=1.0, negative_prompt=None)
+
+
 @ALL
 def test_networks_tokens_and_safety(
     load: Callable[..., Any], inputs: dict[str, torch.Tensor], expected: Callable[[str], Any], text_context: torch.Tensor,

@@ -83,16 +83,14 @@ def test_a_controlnet(generate: Run, reference: Path, picture: Path, extra: list
 
 def test_an_image_is_the_same_alone_and_among_others(generate: Run, picture: Path, mask: Path) -> None:
     for arguments in ([], ["--image", picture], ["--image", picture, "--mask", mask]):
-        both = generate(*arguments, "--num-images", 2)
-        alone = generate(*arguments, "--num-images", 1)
-        again = generate(*arguments, "--num-images", 2, "--batch-size", 1)
-        assert np.abs(pixels(both[0]) - pixels(alone[0])).max() <= 1
-        assert all(np.abs(pixels(one) - pixels(other)).max() <= 1 for one, other in zip(both, again, strict=True))
+        together = generate(*arguments, "--num-images", 2)
+        alone = [generate(*arguments, "--seed", seed)[0] for seed in (5, 6)]
+        assert all(np.abs(pixels(one) - pixels(other)).max() <= 1 for one, other in zip(together, alone, strict=True))
 
 
-def test_fast_says_what_it_picked(generate: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fast_says_what_it_picked_for_a_small_model(generate: Run, capsys: pytest.CaptureFixture[str]) -> None:
     generate("--fast")
-    assert "Fast: " in (said := capsys.readouterr().err) and "channels-last" in said
+    assert capsys.readouterr().err == "Fast: nothing that would pay.\n"
 
 
 def test_a_long_prompt_is_quoted_once(generate: Run, capsys: pytest.CaptureFixture[str]) -> None:
