@@ -14,18 +14,21 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
+from typing import Any, cast
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path[:0] = [str(Path(__file__).parents[1] / source) for source in ("plugin", "packaging")]
 
-import torch
-from danqing.networks.decoding import decoder_of, write_codes
-from danqing.networks.painter_transformer import PainterConfig, PainterTransformer
-from danqing.networks.sampling import Sampling
-from torch import Tensor
-from torch.nn import functional as F
+import torch  # noqa: E402
+from danqing.networks.decoding import decoder_of, write_codes  # noqa: E402
+from danqing.networks.painter_transformer import PainterConfig, PainterTransformer  # noqa: E402
+from danqing.networks.sampling import Sampling  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 SIZES = {"base": (12, 12, 768), "large": (24, 16, 1024), "tiny": (2, 4, 64)}
 
@@ -33,18 +36,20 @@ SIZES = {"base": (12, 12, 768), "large": (24, 16, 1024), "tiny": (2, 4, 64)}
 @torch.no_grad()
 def original(network: PainterTransformer, tokens: Tensor) -> Tensor:
     """Scores [B, V] by way of all positions: separate q, k, v, a materialised mask, the head everywhere."""
-    gpt, heads, (batch, length) = network.gpt, network.config.n_head, tokens.shape
+    gpt, head = cast(Any, network.gpt), cast(Any, network.head)
+    heads, (batch, length) = network.config.n_head, tokens.shape
     states = gpt.wte(tokens) + gpt.wpe.weight[:length]
     past = torch.tril(torch.ones(length, length, dtype=torch.bool, device=tokens.device))
     for block in gpt.h:
         normed, attn = block.ln_1(states), block.attn
         parts = zip(attn.c_attn.weight.T.chunk(3), attn.c_attn.bias.chunk(3), strict=True)
         query, key, value = (F.linear(normed, w, b).view(batch, length, heads, -1).transpose(1, 2) for w, b in parts)
-        scores = (query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5
-        seen = scores.masked_fill(~past, -torch.inf).softmax(dim=-1) @ value
+        products = (query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5
+        seen = products.masked_fill(~past, -torch.inf).softmax(dim=-1) @ value
         states = states + attn.c_proj(seen.transpose(1, 2).reshape(batch, length, -1))
         states = states + block.mlp.c_proj(F.gelu(block.mlp.c_fc(block.ln_2(states))))
-    return network.head(gpt.ln_f(states))[:, -1]
+    scores: Tensor = head(gpt.ln_f(states))
+    return scores[:, -1]
 
 
 @torch.no_grad()
@@ -56,7 +61,7 @@ def stepped(network: PainterTransformer, tokens: Tensor) -> Tensor:
         return step(tokens[:, place], place).clone()
 
 
-def timed(call, device: torch.device):
+def timed(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float, float]:
     """What ``call`` gives, with its seconds of wall clock and of processor."""
     wall, processor = time.perf_counter(), time.process_time()
     result = call()
@@ -65,7 +70,7 @@ def timed(call, device: torch.device):
     return result, time.perf_counter() - wall, time.process_time() - processor
 
 
-def measure(network: PainterTransformer, batch: int, steps: int, rounds: int) -> dict[str, object]:
+def measure(network: PainterTransformer, batch: int, steps: int, rounds: int) -> dict[str, Any]:
     """One row of the table."""
     config, device = network.config, network.device
     text = torch.randint(config.image_vocab_size, config.vocab_size, (batch, config.text_length), device=device)
@@ -79,12 +84,14 @@ def measure(network: PainterTransformer, batch: int, steps: int, rounds: int) ->
     step = max(1, config.image_length // steps)
     places = list(range(config.text_length + step // 2, sequence.shape[1], step))
     original(network, sequence)
-    ours, theirs, equal, apart = [], [], True, 0.0
+    ours: list[tuple[float, float]] = []
+    theirs: list[tuple[float, float]] = []
+    equal, apart = True, 0.0
     for number, place in enumerate(places):
         if number % max(1, len(places) // rounds) == 0:
             ours.append(timed(write, device)[1:])
-        scores, *seconds = timed(lambda known=sequence[:, :place]: original(network, known), device)
-        theirs.append(seconds)
+        scores, *seconds = timed(partial(original, network, sequence[:, :place]), device)
+        theirs.append((seconds[0], seconds[1]))
         equal &= torch.equal(scores.argmax(-1), sequence[:, place])
         apart = max(apart, (scores - stepped(network, sequence[:, :place])).abs().max().item())
     wall, processor = (median(each) for each in zip(*ours, strict=True))
@@ -114,7 +121,7 @@ def main() -> None:
     network = PainterTransformer(PainterConfig(n_layer=layers, n_head=heads, n_embd=width))
     network = network.to(args.device, getattr(torch, dtype)).eval()
     print(f"{args.size}, {dtype}, {args.device}, {args.threads} threads, torch {torch.__version__}")
-    print("batch  original s/image  ours s/image   ratio  (processor)  ms/step  codes equal  largest difference of scores")
+    print("batch  original s/image  ours s/image   ratio  (processor)  ms/step  codes equal  largest score difference")
     rows = []
     for batch in args.batch:
         row = measure(network, batch, args.steps, args.rounds)
