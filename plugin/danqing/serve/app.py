@@ -14,16 +14,18 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .authorization import is_signed_body, shows_token
-from .contract import Limits, Refusal, Reply, refused
+from .contract import REASONS, Limits, Refusal, Reply, refused
 from .metrics import CONTENT_TYPE, Metrics
 from .openapi import document
 from .page import HEADERS as PAGE_HEADERS
 from .page import html
 from .receiving import Gone, Incoming
-from .service import REASONS, Service
+
+if TYPE_CHECKING:
+    from .service import Service
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -21,6 +21,14 @@ HAN = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000
 LETTER = re.compile(r"[^\W\d_]")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
+REASONS = {
+    408: "The answer took longer than the service's keepalive; the work was stopped.",
+    450: "The queue is full; try again later.",
+    499: "The client has gone; the work was stopped.",
+    503: "The service is shutting down; send the request to another one.",
+}
+"""What is said of requests that are answered for the service's sake, and not for theirs."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from .contract import Limits, Refusal, too_large
+from .contract import REASONS, Limits, Refusal, too_large
 
 BODY_SECONDS = 30.0
 """How long a body may take, where the service's keepalive does not end it sooner."""
@@ -40,7 +40,7 @@ class Incoming:
             if reading.done():
                 return reading.result()
             if stopping.done():
-                raise Refusal(503, "The service is shutting down; send the request to another one.")
+                raise Refusal(503, REASONS[503])
             raise Refusal(408, f"The body was not there within {seconds:g} seconds.")
         finally:
             reading.cancel()

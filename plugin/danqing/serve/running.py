@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import uvicorn
 from danqing_pack.errors import RequestError
 
 from .app import App
-from .service import Service
+
+if TYPE_CHECKING:
+    from .service import Service
 
 BACKLOG = 1024
 CONNECTIONS = 1024

@@ -27,19 +27,13 @@ from dataclasses import replace
 from danqing_pack.errors import DanqingError
 
 from .batching import WINDOW, Batcher, Job
-from .contract import Limits, Refusal, Reply, Request, drawn, read, refused
+from .contract import REASONS, Limits, Refusal, Reply, Request, drawn, read, refused
 from .metrics import Metrics
 from .pictures import encoded
 from .served_model import ServedModel
 from .translation import Translator, chinese
 
 Deliver = Callable[[Reply], None]
-REASONS = {
-    408: "The answer took longer than the service's keepalive; the work was stopped.",
-    450: "The queue is full; try again later.",
-    499: "The client has gone; the work was stopped.",
-    503: "The service is shutting down; send the request to another one.",
-}
 
 
 class Service:

@@ -31,7 +31,8 @@ def test_the_token_itself_opens() -> None:
     assert shows_token(TOKEN, PATH, {b"authorization": TOKEN})
 
 
-@pytest.mark.parametrize("shown", [b"", b"top", b"top-secret ", b"Top-secret", b"Bearer top-secret", b"EAS top-secret", b"\xff"])
+@pytest.mark.parametrize("shown", [b"", b"top", b"top-secret ", b"Top-secret", b"Bearer top-secret", b"EAS top-secret",
+                                   b"\xff"])
 def test_nothing_else_does(shown: bytes) -> None:
     assert not shows_token(TOKEN, PATH, {b"authorization": shown})
     assert not shows_token(TOKEN, PATH, {})
