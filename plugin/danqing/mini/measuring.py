@@ -33,12 +33,12 @@ def _star(x: Array, y: Array) -> Mask:
     u, v = x * np.sin(2 * np.pi / 5), y * height / 2 + (height / 2 - 1.0)
     turns = np.arange(5) * 2 * np.pi / 5 - np.pi / 2
     inside = [u * np.cos(turn) + v * np.sin(turn) <= 0.34 for turn in turns]
-    return np.sum(inside, axis=0) >= 4
+    return np.asarray(np.sum(inside, axis=0) >= 4)
 
 
 def _heart(x: Array, y: Array) -> Mask:
     u, v = x * 1.14, 0.11 - y * 1.12
-    return (u * u + v * v - 1.0) ** 3 - u * u * v**3 <= 0.0
+    return np.asarray((u * u + v * v - 1.0) ** 3 - u * u * v**3 <= 0.0)
 
 
 def _crescent(x: Array, y: Array) -> Mask:
@@ -192,7 +192,8 @@ def _shape(coverage: Array, box: tuple[float, float, float, float]) -> str:
     """The shape whose formula overlaps most; close seconds are told apart by the proportions of the box."""
     left, top, width, height = box
     fine = (np.arange(coverage.shape[0] * 4, dtype=np.float32) + 0.5) / 4
-    x, y = np.meshgrid((fine - left) / width * 2 - 1, (fine - top) / height * 2 - 1)
+    x, y = (part.astype(np.float32) for part in np.meshgrid((fine - left) / width * 2 - 1,
+                                                            (fine - top) / height * 2 - 1))
     inside = np.maximum(abs(x), abs(y)) <= 1.0
     scores = {}
     for name, formula in _FORMULAS.items():

@@ -14,7 +14,7 @@ import torch
 from danqing_pack.errors import FormatError, RequestError
 from danqing_pack.examples import Examples
 from danqing_pack.staging import staged_file
-from diffusers import VQModel
+from diffusers.models.autoencoders.vq_model import VQModel
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from danqing_pack.errors import FormatError, RequestError
 from danqing_pack.examples import open_examples
-from diffusers import VQModel
+from diffusers.models.autoencoders.vq_model import VQModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -106,6 +106,7 @@ def quiet_start(vqvae: VQModel, offset: float = 2.0) -> None:
             nn.init.normal_(module.weight, 0.0, module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    block: Any
     for block in (vqvae.encoder.mid_block, vqvae.decoder.up_blocks[-1]):
         bias = block.resnets[-1].conv2.bias.data
         bias[0::2], bias[1::2] = offset, -offset
@@ -125,10 +126,10 @@ def open_vqgan(model: str) -> tuple[VQModel, bool]:
         return VQModel.from_pretrained(place, local_files_only=True), True
     from danqing.loading import load
 
-    pipe = load(model, device="cpu", dtype="fp32")
-    if not isinstance(getattr(pipe, "vqvae", None), VQModel):
+    found = getattr(load(model, device="cpu", dtype="fp32"), "vqvae", None)
+    if not isinstance(found, VQModel):
         raise RequestError(f"{model} holds no VQGAN; name a painter checkpoint, a VQModel folder or its config as JSON.")
-    return pipe.vqvae, True
+    return found, True
 
 
 def train_vqgan(options: VqganOptions) -> dict[str, float]:
@@ -273,7 +274,8 @@ def validate(stage: FirstStage, pictures: Pictures, batch: int) -> dict[str, flo
 def _sheet(stage: FirstStage, pictures: Pictures, count: int = 8) -> Tensor:
     pixels = as_input(pictures.batch(range(min(count, len(pictures))))).to(stage.last_used.device)
     both = torch.stack([pixels, stage(pixels, 0.0)[0]]).clamp(-1, 1)
-    return ((both.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2) + 1) * 127.5).round().to(torch.uint8)
+    rows: Tensor = both.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return ((rows + 1) * 127.5).round().to(torch.uint8)
 
 
 class _Critic:

@@ -15,7 +15,7 @@ from danqing_pack.keymap import SAME, KeyMap, conv, key
 from danqing_pack.layouts.layout import as_json, write_blob
 from danqing_pack.staging import scratch_folder, staged_folder
 from danqing_pack.tensors import Tensor
-from diffusers import VQModel
+from diffusers.models.autoencoders.vq_model import VQModel
 
 from .patches import PatchCodes
 
