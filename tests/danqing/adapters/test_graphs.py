@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from danqing.adapters import graphs
 from danqing.adapters.controlnet import load_controlnet
 from danqing.adapters.lora import apply_loras
