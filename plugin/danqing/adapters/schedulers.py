@@ -24,6 +24,9 @@ CLASS_NAMES = {
     "lcm": "LCMScheduler",
 }
 
+CLIPPING = frozenset({"DDIMScheduler", "DDPMScheduler"})
+"""Schedulers that clip unless their config says no; Stable Diffusion's folders say so, others leave it open."""
+
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     """The scheduler called ``name`` (a key of ``CLASS_NAMES``) over the noise schedule of ``config``.
@@ -41,16 +44,21 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
 
 
 def faithful_config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with the end point spelled out where ``class_name`` would otherwise take today's default.
+    """``config`` with what ``class_name`` would otherwise take from its defaults, to the harm of a latent picture.
+
+    That is the end point of a solver, and whether a prediction is clipped to -1..1, which latents exceed.
 
     Euler always ended at sigma 0 and takes the same key, so it is not given it. diffusers lists the keys that a file
     did not hold in ``_use_default_values``; such a key is missing too.
     """
     given = dict(config)
     defaults = list(given.get("_use_default_values", ()))
-    if class_name in MOVED_END and ("final_sigmas_type" not in given or "final_sigmas_type" in defaults):
-        given["final_sigmas_type"] = "sigma_min"
-        given["_use_default_values"] = [key for key in defaults if key != "final_sigmas_type"]
+    meant: dict[str, Any] = {"final_sigmas_type": "sigma_min"} if class_name in MOVED_END else {}
+    meant |= {"clip_sample": False} if class_name in CLIPPING else {}
+    for key, value in meant.items():
+        if key not in given or key in defaults:
+            given[key] = value
+    given["_use_default_values"] = [key for key in defaults if key not in meant]
     return given
 
 
@@ -58,7 +66,7 @@ def faithful(scheduler: SchedulerMixin) -> SchedulerMixin:
     """``scheduler`` itself, or one that ends where its folder of 2023 meant it to."""
     config: Mapping[str, Any] = scheduler.config  # type: ignore[attr-defined]
     wanted = faithful_config(type(scheduler).__name__, config)
-    if wanted.get("final_sigmas_type") == config.get("final_sigmas_type"):
+    if all(wanted.get(key) == config.get(key) for key in ("final_sigmas_type", "clip_sample")):
         return scheduler
     kind: Any = type(scheduler)
     remade: SchedulerMixin = kind.from_config(wanted)

@@ -63,6 +63,15 @@ def test_a_folder_with_its_own_solver_is_repaired_once(pipe: Any) -> None:
     assert faithful(pipe.scheduler) is pipe.scheduler
 
 
+def test_latents_are_not_clipped(pipe: Any, equals_run: Callable[..., None]) -> None:
+    """A configuration without the key, such as chinese-ldm's, must not make DDIM clip."""
+    config = {key: value for key, value in pipe.scheduler.config.items() if key != "clip_sample"}
+    pipe.scheduler = make_scheduler("ddim", config)
+    assert pipe.scheduler.config["clip_sample"] is False
+    equals_run(pipe, "ddim")
+    assert faithful_config("DDIMScheduler", {"clip_sample": True})["clip_sample"] is True
+
+
 def test_a_stated_end_is_kept() -> None:
     assert faithful_config("UniPCMultistepScheduler", {"final_sigmas_type": "zero"})["final_sigmas_type"] == "zero"
     assert "final_sigmas_type" not in faithful_config("EulerDiscreteScheduler", {})
