@@ -12,13 +12,13 @@ import numpy as np
 
 from . import additions, manifests
 from .detection import Opened, opened
+from .dtypes import DTYPES, is_floating
 from .errors import RequestError, listing
 from .family import Form, Options, dimensions_json
 from .layouts import LAYOUTS, Layout
 from .layouts.layout import Progress, as_json
 from .sides import Legacy, Modern
 from .staging import staged_folder
-from .dtypes import DTYPES, is_floating
 from .tensors import Tensor, sha256_of
 
 UNUSED_NOTE = "Left out what has no modern home (--drop-unused): the way back is partial."

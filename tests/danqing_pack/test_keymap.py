@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from danqing_pack.errors import ConversionError
 from danqing_pack.keymap import (
-    BATCHED, FORKED, JOINED, JOINED_TRANSPOSED, SQUEEZED, TRANSPOSED, KeyMap, Op, conv, key, linear, module, norm, stack,
+    BATCHED,
+    FORKED,
+    JOINED,
+    JOINED_TRANSPOSED,
+    SQUEEZED,
+    TRANSPOSED,
+    KeyMap,
+    Op,
+    conv,
+    key,
+    linear,
+    module,
+    norm,
+    stack,
 )
 from danqing_pack.tensors import Tensor
 from hypothesis import given

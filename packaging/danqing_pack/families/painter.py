@@ -16,7 +16,19 @@ import numpy as np
 from ..errors import ConversionError, FormatError, RequestError
 from ..family import Family, Form, Options, Signature
 from ..keymap import (
-    BATCHED, JOINED, JOINED_TRANSPOSED, SAME, TRANSPOSED, KeyMap, State, conv, key, linear, module, norm, stack,
+    BATCHED,
+    JOINED,
+    JOINED_TRANSPOSED,
+    SAME,
+    TRANSPOSED,
+    KeyMap,
+    State,
+    conv,
+    key,
+    linear,
+    module,
+    norm,
+    stack,
 )
 from ..sides import Blob, Component, Legacy, Modern, content
 from ..tensors import Tensor
