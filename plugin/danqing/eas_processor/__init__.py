@@ -1,0 +1,1 @@
+"""The python processor for PAI-EAS; importing it imports nothing heavy."""
