@@ -26,6 +26,7 @@ VERBS = {
     "serve": "answer requests over HTTP, as PAI-EAS does",
     "pack": "make a bundle for PAI-EAS",
     "unpack": "unpack a bundle, safely",
+    "eas": "package, describe, lint, try and call a service on PAI-EAS",
     "easynlp": "train, predict or evaluate with the command lines of EasyNLP",
     "tables": "turn a table of texts and images into an image folder, and back",
     "families": "list what Danqing reads and writes",
