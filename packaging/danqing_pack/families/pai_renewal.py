@@ -25,6 +25,8 @@ MOVED_END = frozenset({
     "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
 })
 """Schedulers whose last step today goes to sigma 0, unless their config says where it went in 2023."""
+CLIPPING = frozenset({"DDIMScheduler", "DDPMScheduler"})
+"""Schedulers that clip to -1..1, which latents exceed, unless their config says no; most folders say so."""
 SPECIAL_TOKENS = {
     "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
 }
@@ -57,6 +59,8 @@ def _config(part: Component) -> dict[str, Any] | None:
     config = {name: value for name, value in part.config.items() if name not in STALE}
     if part.class_name in MOVED_END:
         config.setdefault("final_sigmas_type", "sigma_min")
+    if part.class_name in CLIPPING:
+        config.setdefault("clip_sample", False)
     if part.class_name == "AutoencoderKL":
         config.setdefault("scaling_factor", 0.18215)
     return config

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from danqing_pack.errors import RequestError
-from danqing_pack.families.pai_renewal import MOVED_END
+from danqing_pack.families.pai_renewal import CLIPPING, MOVED_END
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -23,9 +23,6 @@ CLASS_NAMES = {
     "euler": "EulerDiscreteScheduler",
     "lcm": "LCMScheduler",
 }
-
-CLIPPING = frozenset({"DDIMScheduler", "DDPMScheduler"})
-"""Schedulers that clip unless their config says no; Stable Diffusion's folders say so, others leave it open."""
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
