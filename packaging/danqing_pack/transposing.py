@@ -26,8 +26,7 @@ def copy_into(out: NDArray[Any], view: NDArray[Any]) -> None:
 
 
 def _is_transposed(view: NDArray[Any]) -> bool:
-    return (view.ndim == 2 and view.strides[0] == view.itemsize
-            and view.strides[1] >= view.shape[0] * view.itemsize and _LINE % view.itemsize == 0)
+    return view.ndim == 2 and view.strides[0] == view.itemsize and _LINE % view.itemsize == 0
 
 
 def _transpose_into(out: NDArray[Any], source: NDArray[Any]) -> None:

@@ -256,6 +256,17 @@ def test_overflow_is_counted_and_refused(dtype: Any) -> None:
     assert np.isfinite(Tensor.of(values).cast(dtype).array().astype(np.float32)).sum() == len(values) - 3
 
 
+def test_the_first_number_that_overflows_is_counted() -> None:
+    """In float32, which has its own way to half precision; twice in what is read at once, and once more."""
+    values = np.full(600_000, 65519.996, np.float32)
+    counts: list[int] = []
+    Tensor.of(values).cast(np.dtype(np.float16), on_overflow=counts.append).array()
+    assert counts == []
+    values[[10, 100_000, 599_999]] = 65520
+    cast = Tensor.of(values).cast(np.dtype(np.float16), on_overflow=counts.append).array()
+    assert sum(counts) == 3 and np.isinf(cast).sum() == 3
+
+
 def test_an_overflow_is_reported_under_the_name_of_its_tensor(tmp_path: Path) -> None:
     tensors = {"good": Tensor.of(np.ones(3, np.float32)), "gpt.h.0.bad": Tensor.of(np.full(3, 1e9, np.float32))}
     with pytest.raises(RequestError, match="gpt.h.0.bad: 3 values .* float16") as caught:
