@@ -83,7 +83,7 @@ def test_the_words_of_the_command_line(rows: Any, inputs: dict[str, Any]) -> Non
     ({"scale": 0.5}, "below 1"), ({"ddim_steps": "many"}, "whole number"), ({"do_sr": "perhaps"}, "True or False"),
     ({"colour": 1}, "no parameter colour"), ({"ddim_steps": 300}, "300 steps would reach"),
     ({"seed": 1, "generator": torch.Generator()}, "exclude each other"), ({"n_iter": 1.5}, "whole number"),
-], ids=str)
+], ids=lambda value: "-".join(value) if isinstance(value, dict) else None)
 def test_what_cannot_be_drawn(wrong: dict[str, Any], words: str, rows: Any) -> None:
     with pytest.raises(RequestError, match=words):
         rows("猫", **wrong)
