@@ -1,0 +1,194 @@
+"""From hub to hub: file after file, never the whole model on this disk, and one commit at the end."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from .conversion import configuration, convert
+from .errors import HubError, RequestError, UnsafeError, listing
+from .hub import Hub, Listing, Outgoing, Remote, Repository, Upload, git_digest, unsafe_names
+from .hub_errors import reach, unwritable
+from .hubs import HUBS, parse
+from .outgoing import CARD, CONFIGURATION, card_for
+from .pulling import pull
+from .pushing import KEPT, Push, push
+from .tensors import sha256_of
+
+MARKS = {"model_index.json": "text-to-image-synthesis", "pytorch_model.bin": "text-to-image-synthesis",
+         "model.ckpt": "text-to-image-synthesis"}
+"""What shows a checkpoint, and its task on ModelScope."""
+LEFT = (".gitattributes", ".gitignore")
+"""What each hub writes for itself."""
+
+def mirror(source: str, target: str, *, to: str | None = None, dtype: str | None = None, tag: str | None = None,
+           message: str | None = None, private: bool = False, dry_run: bool = False,
+           say: Callable[[str], None] = lambda line: None) -> Push:
+    """Move a model from one hub to another, as ``hf:a/b@revision`` and ``ms:c/d``; what the target holds already stays there.
+
+    ``to`` converts it on the way to another layout (and ``dtype``), with the disk space of both; without it one file
+    after the other passes through, and no more than two lie here at a time. The card changes to the target's spelling.
+
+    Raises:
+        as ``pull`` and ``push``; the target is as it was unless the sentence says otherwise.
+    """
+    origin, goal = parse(source), parse(target)
+    if origin.hub == goal.hub and origin.name == goal.name:
+        raise RequestError(f"{source} and {target} are the same repository: name another one.")
+    if to is not None:
+        return _converted(source, target, to, dtype, tag, message, private, dry_run, say)
+    return _Mirror(origin, goal, private, tag, message or f"Mirror {origin}", say).run(dry_run)
+
+def _converted(source: str, target: str, to: str, dtype: str | None, tag: str | None, message: str | None, private: bool,
+               dry_run: bool, say: Callable[[str], None]) -> Push:
+    with tempfile.TemporaryDirectory(prefix="danqing-mirror-") as scratch:
+        here, there = Path(scratch, "source"), Path(scratch, "target")
+        pull(source, here, say=say)
+        convert(here, there, to, dtype=dtype)
+        card = here / CARD
+        if card.is_file():
+            (there / CARD).write_bytes(card.read_bytes())
+        return push(there, target, tag=tag, message=message, private=private, dry_run=dry_run, say=say)
+
+class _Mirror:
+    """One move, file by file."""
+
+    def __init__(self, origin: Repository, goal: Repository, private: bool, tag: str | None, message: str,
+                 say: Callable[[str], None]) -> None:
+        self.origin, self.goal, self.private, self.tag, self.message, self.say = origin, goal, private, tag, message, say
+        self.from_, self.to = HUBS[origin.hub], HUBS[goal.hub]
+        self.branch = goal.revision or self.to.branch
+        self.what = f"{origin} was not mirrored to {goal}"
+
+    def run(self, dry_run: bool) -> Push:
+        for hub, repository in ((self.from_, self.origin), (self.to, self.goal)):
+            if setting := hub.offline():
+                raise HubError(f"{repository} cannot be reached while {setting} forbids the network; unset it.")
+        source = reach(self.from_, f"{self.origin} cannot be looked at",
+                       lambda: self.from_.list(self.origin.name, self.origin.revision))
+        if unsafe := unsafe_names(list(source.files)):
+            raise UnsafeError(f"{self.origin} has names that would leave a folder: {listing([repr(each) for each in unsafe])}; "
+                              "do not use it.")
+        exists = reach(self.to, f"{self.goal} cannot be looked at", lambda: self.to.exists(self.goal.name))
+        there, tags = self._there() if exists else (Listing("", {}), ())
+        small = self._small(source)
+        passing = [file for name, file in source.files.items()
+                   if name not in LEFT and name not in {each.name for each in small}]
+        todo = [file for file in passing if not _same(file, there.files.get(file.name))]
+        plan = self._plan(source, passing, small, todo, there, tags)
+        if dry_run or not plan.changed:
+            return replace(plan, dry_run=dry_run)
+        return self._move(plan, source, small, todo, there, exists)
+
+    def _there(self) -> tuple[Listing, tuple[str, ...]]:
+        what = f"{self.goal} cannot be looked at"
+        found = reach(self.to, what, lambda: self.to.revisions(self.goal.name))
+        if self.branch not in found.branches:
+            return Listing("", {}), found.tags
+        return reach(self.to, what, lambda: self.to.list(self.goal.name, self.branch)), found.tags
+
+    def _small(self, source: Listing) -> list[Outgoing]:
+        """Card and configuration: the first in the target's spelling, the second made if there is none."""
+        made = []
+        if CARD in source.files:
+            text = reach(self.from_, f"{self.origin} cannot be looked at",
+                         lambda: self.from_.read(self.origin.name, source.commit, CARD)).decode("utf-8", "replace")
+            made.append(Outgoing.of(CARD, card_for(text, self.goal.hub, f"{CARD} of {self.origin}").encode()))
+        task = next((task for mark, task in MARKS.items() if mark in source.files), None)
+        if task and CONFIGURATION not in source.files:
+            made.append(Outgoing.of(CONFIGURATION, configuration(task)))
+        return made
+
+    def _plan(self, source: Listing, passing: Sequence[Remote], small: Sequence[Outgoing], todo: Sequence[Remote],
+              there: Listing, tags: Sequence[str]) -> Push:
+        large = [file.name for file in todo if file.size > self.to.largest_file]
+        if large:
+            raise RequestError(f"{self.to.title} takes files of up to {self.to.largest_file / 1e9:.0f} GB, and these are "
+                               f"larger: {listing(large)}; save them in shards first.")
+        files = (*map(_planned, passing), *small)
+        new = (*map(_planned, todo), *(file for file in small if not file.is_at(there.files.get(file.name))))
+        most = self.to.files_per_commit
+        if most is not None and len(new) > most:
+            raise RequestError(f"{self.to.title} takes {most} files in one commit and this model has {len(new)}: pull it, and "
+                               "push what is needed with --include.")
+        if self.tag in tags and new:
+            raise RequestError(f"{self.goal} has a tag {self.tag} already, and it names other files: choose another tag.")
+        left = sorted(there.files.keys() - {file.name for file in files} - {*LEFT, CARD})
+        notes = (f"On {self.goal} and not in {self.origin}, left as they are: {listing(left, 6)}.",) if left else ()
+        return Push(self.goal, self.to.address(self.goal.name, self.goal.revision), files, new, (), 0, self.tag, notes)
+
+    def _move(self, plan: Push, source: Listing, small: Sequence[Outgoing], todo: Sequence[Remote], there: Listing,
+              exists: bool) -> Push:
+        goal, name = self.to, self.goal.name
+        if not exists:
+            reach(goal, f"{self.goal} cannot be created", lambda: goal.create(name, self.private))
+        if not exists or not there.commit:
+            if self.branch != goal.branch:
+                reach(goal, f"The branch {self.branch} of {self.goal} cannot be made",
+                      lambda: goal.create_branch(name, self.branch))
+            there, _ = self._there()
+        self.say(f"Moving {len(plan.changed)} files, {plan.travels / 1e6:,.1f} MB, from {self.origin} to {self.goal}")
+        upload = goal.upload(name, self.branch, there.commit or None)
+        sent = []
+        for file in self._passing(source, todo):
+            _send(goal, self.what, upload, file)
+            sent.append(file)
+        reach(goal, self.what, lambda: upload.add(small), KEPT)
+        commit = reach(goal, self.what, lambda: upload.commit(self.message), KEPT)
+        found = reach(goal, f"{self.goal} was mirrored, but cannot be compared", lambda: goal.list(name, self.branch))
+        if wrong := [each.name for each in (*sent, *small) if not each.is_at(found.files.get(each.name))]:
+            raise HubError(f"{self.goal} was mirrored, but lists other digests than {self.origin}: {listing(wrong)}; do not use "
+                           f"{plan.address} as it is, and run the command again.", files=wrong)
+        if self.tag:
+            tag = self.tag
+            reach(goal, f"{self.goal} was mirrored, but not tagged {tag}",
+                  lambda: goal.tag(name, tag, self.branch, commit))
+        return replace(plan, commit=commit)
+
+    def _passing(self, source: Listing, todo: Sequence[Remote]) -> Iterator[Outgoing]:
+        """Each file in turn, verified; while one is sent on, the next arrives. Each is gone when the next is asked for."""
+        with tempfile.TemporaryDirectory(prefix="danqing-mirror-") as scratch, ThreadPoolExecutor(1) as ahead:
+            def arrive(number: int) -> Future[Outgoing] | None:
+                return ahead.submit(self._arrive, source, todo[number], Path(scratch, str(number))) if number < len(todo) else None
+
+            coming = arrive(0)
+            for number in range(len(todo)):
+                assert coming is not None
+                file, coming = coming.result(), arrive(number + 1)
+                yield file
+                if isinstance(file.content, Path):
+                    file.content.unlink()
+
+    def _arrive(self, source: Listing, remote: Remote, folder: Path) -> Outgoing:
+        try:
+            folder.mkdir()
+            reach(self.from_, self.what, lambda: self.from_.fetch(self.origin.name, source, [remote.name], folder), KEPT)
+            path = folder / remote.name
+            digest = sha256_of(path) if path.is_file() else ""
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        expected = digest == remote.sha256 if remote.sha256 else path.is_file() and git_digest(path) == remote.git
+        if not expected:
+            raise HubError(f"{self.what}: the bytes of {remote.name} that arrived are not those that {self.origin} lists; "
+                           f"try again; {KEPT}.")
+        # Small files are kept for the commit, by which time the folder is gone.
+        content: Path | bytes = path if remote.size > 1 << 20 else path.read_bytes()
+        return Outgoing(remote.name, content, remote.size, digest)
+
+def _send(hub: Hub, what: str, upload: Upload, file: Outgoing) -> None:
+    reach(hub, what, lambda: upload.add([file]), KEPT)
+
+def _planned(file: Remote) -> Outgoing:
+    """A file that will pass through; for the plan alone, which counts bytes."""
+    return Outgoing(file.name, b"", file.size, file.sha256 or "")
+
+def _same(file: Remote, other: Remote | None) -> bool:
+    """Whether both hubs list the same bytes. Two kinds of digests say nothing about each other: then the file travels."""
+    if other is None or other.size != file.size:
+        return False
+    return file.sha256 == other.sha256 if file.sha256 and other.sha256 else file.git is not None and file.git == other.git
+
