@@ -1,0 +1,1 @@
+"""What is published beside a converted folder: variants that run without Danqing."""
