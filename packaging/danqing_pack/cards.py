@@ -168,7 +168,8 @@ def values(facts: Facts, language: str, place: Place, licence: str, special_term
         "source_layout": facts.source_layout, "image_size": facts.image_size,
         "manifest": "yes" if (facts.folder / "danqing.json").is_file() else None,
         "training_rows": training_rows(facts.folder, language), "pictures": _pictures(facts),
-        "picture_rows": _picture_rows(facts), "picture_notes": _picture_notes(facts),
+        "picture_rows": _picture_rows(facts), "picture.dtype": _of_all(facts, "dtype"),
+        "picture.device": _of_all(facts, "device"),
         "scheduler": _class(facts, "scheduler"), "tokenizer": _class(facts, "tokenizer"),
         "top_k": min(TOP_K, int(facts.dimension("codes") or TOP_K)),
         "safety": "yes" if safety else None, "own_code": "yes" if facts.own_code else None,
@@ -240,10 +241,9 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _picture_notes(facts: Facts) -> str | None:
-    """In which precision and on what they were drawn, where all of them say the same."""
-    said = {f"{each.notes.get('dtype', '')}, {each.notes.get('device', '')}" for each in facts.pictures
-            if each.notes.get("dtype") and each.notes.get("device")}
+def _of_all(facts: Facts, note: str) -> str | None:
+    """What all example pictures say of themselves, None where they do not agree or are silent."""
+    said = {each.notes.get(note) for each in facts.pictures}
     return said.pop() if len(said) == 1 else None
 
 

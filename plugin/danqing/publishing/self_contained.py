@@ -21,8 +21,9 @@ from danqing_pack.conversion import Conversion
 from danqing_pack.detection import opened
 from danqing_pack.errors import RequestError
 from danqing_pack.family import Options, dimensions_json
+from danqing_pack.json_files import as_json, read_json
 from danqing_pack.layouts.diffusers import INDEX, write_folder
-from danqing_pack.layouts.layout import as_json, read_json, write_blob
+from danqing_pack.layouts.layout import write_blob
 from danqing_pack.sides import Modern
 from danqing_pack.staging import staged_folder
 from danqing_pack.tensors import sha256_of
