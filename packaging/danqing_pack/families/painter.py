@@ -7,7 +7,7 @@ come from tensor shapes and the stored mask first, from config.json second.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
@@ -242,7 +242,7 @@ def to_modern(form: Form, options: Options) -> Modern:
     if isinstance(form, Modern):
         transformer_table(size).to_legacy(form.components["transformer"].tensors, "transformer/model.safetensors")
         vqgan_table(size).to_legacy(form.components["vqvae"].tensors, "vqvae/diffusion_pytorch_model.safetensors")
-        return form
+        return _without_code(form)
     if "vocab.txt" not in form.files:
         raise FormatError("The folder has no vocab.txt, without which no prompt can be read; copy it from the "
                           "checkpoint's pretrained folder.", missing="vocab.txt")
@@ -263,6 +263,16 @@ def to_modern(form: Form, options: Options) -> Modern:
         unused={} if options.drop_unused else unused,
         remade=remade,
     )
+
+
+def _without_code(form: Modern) -> Modern:
+    """A folder that brings its own pipeline as code, in the words of one that does not: nothing of it is executed."""
+    brought = form.components["transformer"]
+    if form.class_name == "PainterPipeline":
+        return form
+    plain = replace(brought, library="danqing.components",
+                    files={name: blob for name, blob in brought.files.items() if not name.endswith(".py")})
+    return replace(form, class_name="PainterPipeline", components={**form.components, "transformer": plain})
 
 
 def _require_consistent(size: PainterDimensions) -> None:
