@@ -67,8 +67,8 @@ def _pipeline(found: Opened, options: Options, dtype: torch.dtype) -> Any:
 
     form = found.family.to_modern(found.form, options)
     with quiet_libraries(), library_bars():
-        if not isinstance(found.form, Modern):
-            return build(form, dtype)
+        if not isinstance(found.form, Modern) or form.class_name != found.form.class_name:
+            return build(form, dtype)       # legacy, or a folder that brings code, which is not executed
         from diffusers import DiffusionPipeline
 
         return DiffusionPipeline.from_pretrained(found.folder, dtype=dtype, local_files_only=True)
