@@ -38,6 +38,10 @@ class Key:
             return self.keys[first].below(rest)
         return None
 
+    def names_below(self) -> tuple[str, ...]:
+        """The dotted names of what lies two levels down, such as `rpc.keepalive`."""
+        return tuple(f"{name}.{inner}" for name, key in self.keys.items() for inner in key.keys)
+
 
 def whole(least: int | None = 0, most: int | None = None, unit: str = "") -> Key:
     """A whole number."""

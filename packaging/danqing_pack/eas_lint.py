@@ -103,7 +103,7 @@ def _entry(name: str, value: Any, key: Key, place: str, depth: int) -> Iterator[
 
 
 def _unknown(name: str, key: Key, here: str) -> Problem:
-    near = _nearest(name, tuple(key.keys))
+    near = _nearest(name, key.names_below() if "." in name else tuple(key.keys))
     if near:
         return Problem(here, "EAS knows no such key", f"write {near}")
     elsewhere = list(places(name))
