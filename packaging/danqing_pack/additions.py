@@ -15,7 +15,8 @@ from typing import Any
 from . import embeddings, loras, pickles
 from .dtypes import is_floating
 from .errors import ConversionError, DanqingError, RequestError, UnsafeError, listing
-from .layouts.layout import Progress, as_json, read_json
+from .json_files import as_json, read_json
+from .layouts.layout import Progress
 from .staging import staged_folder
 from .tensors import DTYPES, Tensor, open_safetensors, write_safetensors
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from .layouts.layout import read_json
+from .json_files import read_json
 
 ROWS: Mapping[str, tuple[str, str]] = {
     "recipe": ("Recipe", "训练方法"),

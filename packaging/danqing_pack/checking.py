@@ -9,8 +9,8 @@ from .conversion import target_form
 from .detection import Opened, opened
 from .errors import DanqingError
 from .family import Options
+from .json_files import read_json
 from .layouts import LAYOUTS
-from .layouts.layout import read_json
 
 
 def check(path: str | Path, text_length: int | None = None) -> list[str]:

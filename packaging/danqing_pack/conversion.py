@@ -15,8 +15,9 @@ from .detection import Opened, opened
 from .dtypes import DTYPES, is_floating
 from .errors import RequestError, listing
 from .family import Form, Options, dimensions_json
+from .json_files import as_json
 from .layouts import LAYOUTS, Layout
-from .layouts.layout import Progress, as_json
+from .layouts.layout import Progress
 from .sides import Legacy, Modern
 from .staging import staged_folder
 from .tensors import Tensor, sha256_of

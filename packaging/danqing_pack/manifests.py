@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FormatError
+from .json_files import as_json
 from .tensors import sha256_of
 
 NAME = "danqing.json"
@@ -40,7 +41,7 @@ def build(*, family: str, layout: str, dimensions: Mapping[str, Any], source: Ma
 
 def encode(manifest: Mapping[str, Any]) -> bytes:
     """The bytes of danqing.json: the same manifest gives the same ones."""
-    return (json.dumps(manifest, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
+    return as_json(manifest)
 
 
 def write(folder: Path, *, family: str, layout: str, dimensions: Mapping[str, Any], source: Mapping[str, Any],

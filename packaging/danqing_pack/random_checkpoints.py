@@ -6,7 +6,6 @@ larger than one tensor is in memory. The pictures are noise.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -27,6 +26,7 @@ from .families.latent_diffusion import UNetDimensions
 from .families.noise_schedules import NoiseSchedule
 from .families.wukong import TextDimensions
 from .family import Form, Options
+from .json_files import as_json
 from .keymap import KeyMap
 from .layouts import LAYOUTS
 from .layouts.layout import Progress
@@ -112,7 +112,7 @@ def _painter(full: bool) -> Legacy:
               "n_unmasked": 0}
     stated = {"user_defined_parameters": f"text_len={text} img_len={side * side}"}
     return Legacy(config, _state(table) | masks, {
-        "config.json": _json(config), "vocab.txt": vocabulary(words), "train_config.json": _json(stated)})
+        "config.json": as_json(config), "vocab.txt": vocabulary(words), "train_config.json": as_json(stated)})
 
 
 def _latent_sizes(full: bool, context: int, pixels: int) -> tuple[UNetDimensions, AutoencoderDimensions]:
@@ -136,7 +136,7 @@ def _chinese_ldm(full: bool) -> Legacy:
     upscaler = UpscalerDimensions(64 if full else 8, 23 if full else 1, 32 if full else 4, 3)
     return Legacy(
         config, _state(chinese_ldm.network_table(size)) | buffers,
-        {"config.json": _json(config), "vocab.txt": vocabulary(text.vocab_size)},
+        {"config.json": as_json(config), "vocab.txt": vocabulary(text.vocab_size)},
         {chinese_ldm.UPSCALER: _state(upscaler_table(upscaler))})
 
 
@@ -147,13 +147,9 @@ def _pai_diffusion(full: bool) -> Modern:
     size = pai_diffusion.PaiDimensions(unet, vae, text)
     params = {"unet_config": {"params": {"num_heads": unet.heads[0], "image_size": unet.sample_size}}}
     files = {"vocab.txt": vocabulary(text.vocab_size),
-             f"{pai_diffusion.CLIP_FOLDER}config.json": _json(text.transformers_config())}
+             f"{pai_diffusion.CLIP_FOLDER}config.json": as_json(text.transformers_config())}
     legacy = Legacy({"model": {"params": params}}, _state(pai_diffusion.whole_table(size)), files)
     return replace(pai_diffusion.to_modern(legacy, Options()), files={})
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
 
 
 MAKERS: dict[str, Callable[[bool], Form]] = {

@@ -99,7 +99,7 @@ def _opened(place: Path) -> Iterator[Component]:
 
 
 def _is_folder_of_one(place: Path) -> bool:
-    from danqing_pack.layouts.layout import read_json
+    from danqing_pack.json_files import read_json
 
     config = place / "config.json"
     return config.is_file() and read_json(config).get("_class_name") == "RRDBNet"

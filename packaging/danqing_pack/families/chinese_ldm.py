@@ -17,10 +17,12 @@ import numpy as np
 from ..dtypes import TORCH
 from ..errors import ConversionError, FormatError, RequestError, listing
 from ..family import Family, Form, Options, Signature
+from ..json_files import as_json
 from ..keymap import KeyMap, State
 from ..sides import Component, Legacy, Modern, content
 from ..tensors import Tensor
 from .autoencoders import AutoencoderDimensions, sizes_from_config, sizes_from_state
+from .bert_tokenizers import tokenizer_component
 from .chinese_ldm_config import legacy_config
 from .esrgan import upscaler_component, upscaler_from_config, upscaler_table
 from .latent_diffusion import (
@@ -39,7 +41,6 @@ from .wukong import (
     text_from_config,
     text_from_state,
     text_table,
-    tokenizer_component,
     vocabulary_problems,
 )
 
@@ -225,7 +226,8 @@ def to_modern(form: Form, options: Options) -> Modern:
         components={
             **{name: Component(*entry, _strip(modern, f"{name}.")) for name, entry in networks.items()},
             "scheduler": Component("danqing.components", "LegacyPLMSScheduler", scheduler),
-            "tokenizer": tokenizer_component(form.files["vocab.txt"], size.text.length),
+            "tokenizer": tokenizer_component(
+                form.files["vocab.txt"], size.text.length, "danqing.components", "WukongTokenizer"),
         },
         attachments={"upscaler": upscaler_component(form.attachments[UPSCALER], UPSCALER)} if size.upscaler else {},
         settings={"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None],
@@ -280,7 +282,7 @@ def to_legacy(form: Form, options: Options) -> Legacy:
         raise FormatError("The folder has no tokenizer/vocab.txt, which EasyNLP needs; copy it there.",
                           missing="tokenizer/vocab.txt")
     attachments = {UPSCALER: form.attachments["upscaler"].tensors} if size.upscaler else {}
-    return Legacy(config, tensors, {"config.json": _json(config), "vocab.txt": vocabulary, **kept}, attachments)
+    return Legacy(config, tensors, {"config.json": as_json(config), "vocab.txt": vocabulary, **kept}, attachments)
 
 
 def _checked_state(form: Modern, size: ChineseLDMDimensions) -> dict[str, Tensor]:
@@ -302,10 +304,6 @@ def _remade(form: Modern, size: ChineseLDMDimensions, schedule: NoiseSchedule) -
 def _read(blob: Any) -> dict[str, Any]:
     found = json.loads(content(blob))
     return found if isinstance(found, dict) else {}
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
 
 
 # ---------------------------------------------------------------- checking

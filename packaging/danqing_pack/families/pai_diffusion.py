@@ -7,7 +7,6 @@ hold travels with a single file under ``config/``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..errors import FormatError
 from ..family import Family, Form, Options, Signature
+from ..json_files import as_json, parse_json
 from ..keymap import KeyMap
 from ..sides import Blob, Component, Legacy, Modern, content
 from ..tensors import Tensor
@@ -41,6 +41,7 @@ UNET_DEFAULTS = {"num_heads": 8, "image_size": 64}
 """Of Stable Diffusion 1.x, for a file that comes without configuration."""
 SCHEDULE_DEFAULTS = {"linear_start": 0.00085, "linear_end": 0.012}
 CONFIG = "config/"
+INDEX = f"{CONFIG}model_index.json"
 ATTACHED = "config/{}/model.safetensors"
 """Weights of a component that the file itself has no room for."""
 CLIP_FOLDER = "clip-vit-large-patch14/"
@@ -112,9 +113,9 @@ def _params(form: Legacy) -> dict[str, Any]:
 def _configs(form: Legacy) -> dict[str, dict[str, Any]]:
     """The configuration of each network, where files beside the weights have it."""
     names = {part: f"{CONFIG}{part}/config.json" for part in PREFIXES}
-    found = {part: _json(form.files[name]) for part, name in names.items() if name in form.files}
+    found = {part: _json(form, name) for part, name in names.items() if name in form.files}
     if "text_encoder" not in found and f"{CLIP_FOLDER}config.json" in form.files:
-        whole = _json(form.files[f"{CLIP_FOLDER}config.json"])
+        whole = _json(form, f"{CLIP_FOLDER}config.json")
         found["text_encoder"] = {**whole, **whole.get("text_config", {})}
     return found
 
@@ -125,12 +126,8 @@ def _unet_params(config: Mapping[str, Any]) -> dict[str, Any]:
     return {ours: config[theirs] for ours, theirs in names.items() if isinstance(config.get(theirs), int)}
 
 
-def _json(blob: Blob) -> dict[str, Any]:
-    try:
-        value = json.loads(content(blob))
-    except ValueError as error:
-        raise FormatError(f"{blob if not isinstance(blob, bytes) else 'A file'} is no valid JSON ({error}).") from error
-    return value if isinstance(value, dict) else {}
+def _json(form: Legacy, name: str) -> dict[str, Any]:
+    return parse_json(content(form.files[name]), name)
 
 
 # ---------------------------------------------------------------- key tables
@@ -174,7 +171,7 @@ def _from_legacy(form: Legacy, size: PaiDimensions, options: Options) -> Modern:
     modern = whole_table(size).to_modern(state, "the file")
     weights = {part: {name.removeprefix(f"{part}."): tensor for name, tensor in modern.items()
                       if name.startswith(f"{part}.")} for part in PREFIXES}
-    index = _json(form.files[f"{CONFIG}model_index.json"]) if f"{CONFIG}model_index.json" in form.files else {}
+    index = _json(form, INDEX) if INDEX in form.files else {}
     built = _configured(form, index) if index else _assumed(form, size)
     parts = {name: replace(part, tensors=weights[name]) if name in weights else part
              for name, part in built.components.items()}
@@ -208,7 +205,7 @@ def _configured(form: Legacy, index: Mapping[str, Any]) -> Modern:
         if entry[1] is not None:
             library, class_name = entry
             components[name] = Component(
-                library, class_name, _json(config) if config is not None else None, weights, files)
+                library, class_name, parse_json(content(config), f"{name}/config.json") if config else None, weights, files)
     settings = {name: value for name, value in index.items() if not name.startswith("_") and name not in components}
     rest = {name.removeprefix(CONFIG): blob for name, blob in form.files.items()
             if name.startswith(CONFIG) and name not in own}
@@ -268,12 +265,12 @@ def _files_beside(form: Modern) -> dict[str, Blob]:
         files |= {f"{CONFIG}{name}/{each}": blob for each, blob in part.files.items()}
         if part.config is not None:
             config = "scheduler_config.json" if name == "scheduler" else "config.json"
-            files[f"{CONFIG}{name}/{config}"] = renewal.as_json(part.config)
+            files[f"{CONFIG}{name}/{config}"] = as_json(part.config)
     files |= {f"{CONFIG}{name}": blob for name, blob in form.files.items() if name != "configuration.json"}
     vocabulary = renewal.vocabulary(form.components["tokenizer"])
     if vocabulary is not None:
         files["vocab.txt"] = vocabulary
-    return {**files, f"{CONFIG}model_index.json": renewal.as_json(index)}
+    return {**files, INDEX: as_json(index)}
 
 
 # ---------------------------------------------------------------- checking

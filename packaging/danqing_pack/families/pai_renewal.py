@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError
+from ..json_files import as_json, parse_json
 from ..keymap import SQUEEZED
 from ..sides import Blob, Component, Modern, content
 from ..tensors import Tensor
+from .bert_tokenizers import SPECIAL_TOKENS, tokenizer_component, vocabulary_of
 from .clip_text import POSITION_IDS, prefixed
 
 CLASS_NAMES = {
@@ -27,9 +28,6 @@ MOVED_END = frozenset({
 """Schedulers whose last step today goes to sigma 0, unless their config says where it went in 2023."""
 CLIPPING = frozenset({"DDIMScheduler", "DDPMScheduler"})
 """Schedulers that clip to -1..1, which latents exceed, unless their config says no; most folders say so."""
-SPECIAL_TOKENS = {
-    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
-}
 NO_LIMIT = 10**6
 """transformers writes 1e30 where a tokenizer has no limit."""
 
@@ -86,7 +84,7 @@ def _feature_extractor(part: Component) -> Component:
     name = "preprocessor_config.json"
     if name not in part.files:
         return part
-    config = _json(part.files[name], name)
+    config = parse_json(content(part.files[name]), name)
     config.pop("feature_extractor_type", None)
     kind = config.get("image_processor_type", part.class_name)
     config["image_processor_type"] = CLASS_NAMES.get(kind, kind)
@@ -118,18 +116,12 @@ def text_limit(part: Component) -> int | None:
 
 def vocabulary(part: Component) -> Blob | None:
     """``vocab.txt`` of a Bert tokenizer; made from ``tokenizer.json`` where today's transformers saved only that."""
-    if "vocab.txt" in part.files or part.class_name != "BertTokenizer":
-        return part.files.get("vocab.txt")
-    if "tokenizer.json" not in part.files:
-        raise FormatError("The folder has neither tokenizer/vocab.txt nor tokenizer/tokenizer.json, without which no "
-                          "prompt can be read; copy vocab.txt from its source.", missing="tokenizer/vocab.txt")
-    words = _json(part.files["tokenizer.json"], "tokenizer.json").get("model", {}).get("vocab", {})
-    return "".join(f"{word}\n" for word in sorted(words, key=words.__getitem__)).encode()
+    return vocabulary_of(part) if part.class_name == "BertTokenizer" else part.files.get("vocab.txt")
 
 
 def _tokenizer_config(part: Component) -> dict[str, Any]:
     name = "tokenizer_config.json"
-    return _json(part.files[name], name) if name in part.files else {}
+    return parse_json(content(part.files[name]), name) if name in part.files else {}
 
 
 def tokenizer_beside(files: Mapping[str, Blob], clip_folder: str, text_length: int) -> Component:
@@ -137,28 +129,10 @@ def tokenizer_beside(files: Mapping[str, Blob], clip_folder: str, text_length: i
     inside = {name.removeprefix(clip_folder): blob for name, blob in files.items() if name.startswith(clip_folder)}
     words = files.get("vocab.txt") or inside.get("vocab.txt")
     if words is not None:
-        config = SPECIAL_TOKENS | {
-            "tokenizer_class": "BertTokenizer", "model_max_length": text_length, "do_lower_case": True,
-            "do_basic_tokenize": True, "tokenize_chinese_chars": True, "strip_accents": None}
-        return Component("transformers", "BertTokenizer", files={
-            "vocab.txt": words, "tokenizer_config.json": as_json(config),
-            "special_tokens_map.json": as_json(SPECIAL_TOKENS)})
+        return tokenizer_component(words, text_length)
     if {"vocab.json", "merges.txt"} <= inside.keys():
         kept = {name: blob for name, blob in inside.items() if name in (
             "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")}
         return Component("transformers", "CLIPTokenizer", files=kept)
     raise FormatError("There is no vocab.txt beside the weights, without which no prompt can be read; copy it from the "
                       "checkpoint's tokenizer folder.", missing="vocab.txt")
-
-
-def _json(blob: Blob, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(content(blob))
-    except ValueError as error:
-        raise FormatError(f"{name} is no valid JSON ({error}); restore it from its source.") from error
-    return value if isinstance(value, dict) else {}
-
-
-def as_json(value: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and a final newline: the same value gives the same bytes."""
-    return (json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()

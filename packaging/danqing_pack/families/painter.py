@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import ConversionError, FormatError, RequestError
 from ..family import Family, Form, Options, Signature
+from ..json_files import as_json
 from ..keymap import (
     BATCHED,
     JOINED,
@@ -33,12 +34,10 @@ from ..keymap import (
 from ..sides import Blob, Component, Legacy, Modern, content
 from ..tensors import Tensor
 from .autoencoders import AutoencoderDimensions, autoencoder_table, sizes_from_config, sizes_from_state
+from .bert_tokenizers import tokenizer_component, vocabulary_of
 
 CONFIG_DEFAULTS: dict[str, Any] = {
     "n_head": 12, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, "n_unmasked": 0,
-}
-SPECIAL_TOKENS = {
-    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
 }
 LEFTOVERS = ("first_stage_model.loss.", "first_stage_model.colorize", "first_stage_model.quantize.used")
 """Training leftovers that the original ignored; they are kept aside and go back."""
@@ -345,23 +344,8 @@ def _vqvae_config(size: PainterDimensions) -> dict[str, Any]:
 
 def _root_config(size: PainterDimensions) -> bytes:
     """What ``transformers.pipeline`` looks at in the root of the folder."""
-    return _json({"architectures": ["PainterForText2ImageGeneration"], "model_type": "danqing_painter",
+    return as_json({"architectures": ["PainterForText2ImageGeneration"], "model_type": "danqing_painter",
                   "text_length": size.text_length, "image_length": size.image_length})
-
-
-def tokenizer_component(vocabulary: Blob, text_length: int) -> Component:
-    """A ``BertTokenizer`` folder that today's and 2023's transformers read alike."""
-    config = {
-        **SPECIAL_TOKENS, "tokenizer_class": "BertTokenizer", "model_max_length": text_length,
-        "do_lower_case": True, "do_basic_tokenize": True, "tokenize_chinese_chars": True, "strip_accents": None,
-    }
-    return Component("transformers", "BertTokenizer", files={
-        "vocab.txt": vocabulary, "tokenizer_config.json": _json(config), "special_tokens_map.json": _json(SPECIAL_TOKENS),
-    })
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
 
 
 # ---------------------------------------------------------------- modern to legacy
@@ -384,12 +368,9 @@ def to_legacy(form: Form, options: Options) -> Legacy:
         tensors[name] = Tensor.of(causal_mask(size)).cast(np.dtype(kind))
     tensors |= form.unused
     kept = {name.removeprefix("legacy/"): blob for name, blob in form.files.items() if name.startswith("legacy/")}
-    vocabulary = form.components["tokenizer"].files.get("vocab.txt")
-    if vocabulary is None:
-        raise FormatError("The folder has no tokenizer/vocab.txt, which EasyNLP needs; copy it there.",
-                          missing="tokenizer/vocab.txt")
+    vocabulary = vocabulary_of(form.components["tokenizer"])
     return Legacy(_legacy_config(size), tensors, {
-        "config.json": _json(_legacy_config(size)), "vocab.txt": vocabulary, **kept})
+        "config.json": as_json(_legacy_config(size)), "vocab.txt": vocabulary, **kept})
 
 
 def _legacy_config(size: PainterDimensions) -> dict[str, Any]:

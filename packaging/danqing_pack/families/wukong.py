@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -10,12 +9,9 @@ from typing import Any
 
 from ..errors import ConversionError, FormatError
 from ..keymap import FORKED, SAME, TRANSPOSED, KeyMap, State, key, linear, norm, stack
-from ..sides import Blob, Component, content
+from ..sides import Blob, content
 from .latent_diffusion import require_neutral
 
-SPECIAL_TOKENS = {
-    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
-}
 PLACES = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102}
 """Where the original expects its special tokens; 102 is a constant in its encoder."""
 
@@ -113,18 +109,6 @@ def text_params(size: TextDimensions) -> dict[str, Any]:
     }
 
 
-def tokenizer_component(vocabulary: Blob, length: int) -> Component:
-    """A ``WukongTokenizer`` folder."""
-    config = {
-        **SPECIAL_TOKENS, "tokenizer_class": "WukongTokenizer", "model_max_length": length, "do_lower_case": True,
-        "tokenize_chinese_chars": True, "strip_accents": None,
-    }
-    return Component("danqing.components", "WukongTokenizer", files={
-        "vocab.txt": vocabulary, "tokenizer_config.json": _json(config),
-        "special_tokens_map.json": _json(SPECIAL_TOKENS),
-    })
-
-
 def vocabulary_problems(vocabulary: Blob, vocab_size: int) -> list[str]:
     """What would make this vocabulary give other ids than the original's, or ids without an embedding."""
     try:
@@ -152,5 +136,3 @@ def _shape(state: State, name: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()

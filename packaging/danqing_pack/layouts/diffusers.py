@@ -8,9 +8,10 @@ from typing import Any
 
 from .. import manifests, pickles
 from ..errors import FormatError, listing
+from ..json_files import as_json, read_json
 from ..sides import Blob, Component, Modern
 from ..tensors import Tensor, open_safetensors, write_safetensors
-from .layout import Layout, Progress, as_json, read_json, relative_files, write_blob
+from .layout import Layout, Progress, flat_state, relative_files, write_blob
 
 INDEX = "model_index.json"
 UNUSED = "legacy/unused.safetensors"
@@ -111,11 +112,7 @@ def _shards(path: Path, index: str) -> tuple[dict[str, Tensor], tuple[str, ...]]
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
-    tree = pickles.load(path)
-    if not isinstance(tree, Mapping) or not all(isinstance(value, Tensor) for value in tree.values()):
-        raise FormatError(f"{path.name} in {path.parent} holds no flat state dict; save the component's state dict alone.",
-                          path=path)
-    return {str(name): value for name, value in tree.items()}
+    return flat_state(pickles.load(path), path)[0]
 
 
 def write_folder(form: Modern, folder: Path, progress: Progress | None = None) -> dict[str, str]:

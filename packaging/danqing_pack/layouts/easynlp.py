@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from .. import manifests, pickles
-from ..errors import FormatError, listing
+from ..errors import FormatError
+from ..json_files import as_json, read_json
 from ..sides import Blob, Legacy
 from ..tensors import Tensor
-from .layout import Layout, Progress, as_json, read_json, relative_files, write_blob
+from .layout import Layout, Progress, flat_state, relative_files, write_blob
 
 WEIGHTS = "pytorch_model.bin"
-WRAPPER = "state_dict"
 CARRIED = ("config.json", "vocab.txt", "train_config.json", "label_mapping.json")
 ATTACHED = ("RRDB_ESRGAN_x4.pth",)
 """Weights of other networks beside the checkpoint's own."""
@@ -47,7 +46,7 @@ def open_folder(path: Path) -> Legacy:
     if not (path / "config.json").is_file():
         raise FormatError(f"{path} has weights but no config.json; copy it from the checkpoint's source.", path=path)
     config = read_json(path / "config.json")
-    tensors, wrapper = _state(pickles.load(path / WEIGHTS), path / WEIGHTS)
+    tensors, wrapper = flat_state(pickles.load(path / WEIGHTS), path / WEIGHTS)
     names = tuple(relative_files(path))
     blobs: dict[str, Blob] = {name: path / name for name in names if _carried(name)}
     manifest = manifests.read(path)
@@ -64,7 +63,7 @@ class _Attached(Mapping[str, Tensor]):
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        return _state(pickles.load(self._path), self._path)[0]
+        return flat_state(pickles.load(self._path), self._path)[0]
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -74,19 +73,6 @@ class _Attached(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def _state(tree: Any, path: Path) -> tuple[dict[str, Tensor], str]:
-    """The flat state dict of a file, with the key it was wrapped in. Lightning's other keys are not weights."""
-    wrapper = WRAPPER if isinstance(tree, Mapping) and isinstance(tree.get(WRAPPER), Mapping) else ""
-    state = tree[wrapper] if wrapper else tree
-    if not isinstance(state, Mapping) or not state:
-        raise FormatError(f"{path.name} in {path.parent} holds no state dict; it is no checkpoint of EasyNLP.", path=path)
-    foreign = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
-    if foreign:
-        raise FormatError(f"{path.name} in {path.parent} holds entries that are no tensors: {listing(foreign)}; save its "
-                          "state dict alone.", path=path, keys=foreign)
-    return {str(name): value for name, value in state.items()}, wrapper
 
 
 def write_folder(form: Legacy, folder: Path, progress: Progress | None = None) -> dict[str, str]:

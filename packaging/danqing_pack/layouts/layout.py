@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, listing
 from ..sides import Blob, Legacy, Modern
+from ..tensors import Tensor
 
 Progress = Callable[[int], None]
 """Called with the bytes done since the last call."""
@@ -28,26 +28,6 @@ class Layout:
     files: Callable[[Path], tuple[str, ...]]
     """Relative names of the files that belong to the checkpoint: what is hashed, packed and pushed."""
     write: Callable[[Any, Path, Progress | None], dict[str, str]]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or one sentence about it."""
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise FormatError(f"{path.name} in {path.parent} cannot be read ({error.strerror}); check its permissions.",
-                          path=path) from error
-    except ValueError as error:
-        raise FormatError(f"{path.name} in {path.parent} is no valid JSON ({error}); restore it from its source.",
-                          path=path) from error
-    if not isinstance(value, dict):
-        raise FormatError(f"{path.name} in {path.parent} holds no JSON object; restore it from its source.", path=path)
-    return value
-
-
-def as_json(value: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and a final newline: the same value gives the same bytes."""
-    return (json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
 
 
 def relative_files(folder: Path) -> Iterable[str]:
@@ -69,3 +49,24 @@ def write_blob(folder: Path, name: str, blob: Blob) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
     return sha256(data).hexdigest()
+
+
+WRAPPER = "state_dict"
+"""The key that Lightning and its like wrap a state dict in."""
+
+
+def flat_state(tree: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The state dict in what a weights file holds, and the key it was wrapped in, if any.
+
+    Other keys around a wrapped one are training leftovers and are passed over. Raises FormatError: there is no flat
+    state dict, or it holds entries that are no tensors.
+    """
+    wrapper = WRAPPER if isinstance(tree, Mapping) and isinstance(tree.get(WRAPPER), Mapping) else ""
+    state = tree[wrapper] if wrapper else tree
+    if not isinstance(state, Mapping) or not state:
+        raise FormatError(f"{path.name} in {path.parent} holds no state dict; it is no checkpoint.", path=path)
+    foreign = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
+    if foreign:
+        raise FormatError(f"{path.name} in {path.parent} holds entries that are no tensors: {listing(foreign)}; save its "
+                          "state dict alone.", path=path, keys=foreign)
+    return {str(name): value for name, value in state.items()}, wrapper

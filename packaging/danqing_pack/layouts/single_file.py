@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .. import pickles
-from ..errors import FormatError, listing
+from ..json_files import read_json
 from ..sides import Blob, Legacy
 from ..tensors import Tensor, open_safetensors, write_safetensors
 from .diffusers import CONFIGS, INDEX, open_component
-from .layout import Layout, Progress, read_json, relative_files, write_blob
+from .layout import WRAPPER, Layout, Progress, flat_state, relative_files, write_blob
 
 WEIGHTS = "model.ckpt"
-WRAPPER = "state_dict"
 CONFIG = "config"
 VOCABULARY = "vocab.txt"
 INSIDE = ("unet", "vae", "text_encoder")
@@ -106,19 +104,9 @@ def _small_files(folder: Path, name: str) -> dict[str, Blob]:
 
 
 def _state(path: Path) -> tuple[Mapping[str, Tensor], str]:
-    """The flat state dict of a file, with the key it was wrapped in; training leftovers around it are passed over."""
     if path.suffix == ".safetensors":
         return open_safetensors(path), ""
-    tree: Any = pickles.load(path)
-    wrapper = WRAPPER if isinstance(tree, Mapping) and isinstance(tree.get(WRAPPER), Mapping) else ""
-    state = tree[wrapper] if wrapper else tree
-    if not isinstance(state, Mapping) or not state:
-        raise FormatError(f"{path.name} in {path.parent} holds no state dict; it is no checkpoint.", path=path)
-    foreign = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
-    if foreign:
-        raise FormatError(f"{path.name} in {path.parent} holds entries that are no tensors: {listing(foreign)}; save "
-                          "its state dict alone.", path=path, keys=foreign)
-    return {str(name): value for name, value in state.items()}, wrapper
+    return flat_state(pickles.load(path), path)
 
 
 def write_folder(form: Legacy, folder: Path, progress: Progress | None = None) -> dict[str, str]:

@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``danqing convert``."""
     parser.add_argument("source", metavar="DIR", help="a checkpoint folder of any layout, or a bundle")
     parser.add_argument("target", metavar="OUT", help="the folder to write")
-    parser.add_argument("--to", required=True, metavar="LAYOUT", help="diffusers, easynlp or single-file (`danqing families` says which)")
+    parser.add_argument("--to", required=True, metavar="LAYOUT",
+                        help="diffusers, easynlp or single-file (`danqing families` says which)")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the weights (default: as stored)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, list what would be written, write nothing")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from danqing_pack.errors import FormatError, RequestError
 from danqing_pack.examples import Examples, open_examples
-from danqing_pack.families.painter import tokenizer_component
+from danqing_pack.families.bert_tokenizers import tokenizer_component
 from danqing_pack.layouts.layout import write_blob
 from torch import Tensor, nn
 

@@ -10,9 +10,10 @@ from danqing_pack import pickles
 from danqing_pack.conversion import convert
 from danqing_pack.errors import RequestError
 from danqing_pack.families.autoencoders import autoencoder_table, sizes_from_config
-from danqing_pack.families.painter import tokenizer_component
+from danqing_pack.families.bert_tokenizers import tokenizer_component
+from danqing_pack.json_files import as_json
 from danqing_pack.keymap import SAME, KeyMap, conv, key
-from danqing_pack.layouts.layout import as_json, write_blob
+from danqing_pack.layouts.layout import write_blob
 from danqing_pack.staging import scratch_folder, staged_folder
 from danqing_pack.tensors import Tensor
 from diffusers.models.autoencoders.vq_model import VQModel
