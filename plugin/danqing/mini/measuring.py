@@ -24,7 +24,8 @@ _CONTRAST = 45.0  # RGB distance from which a pixel is no longer background
 _SPECK = 10  # pixels; smaller spots are no things
 _STRAY = 24  # pixels that are neither background, a thing nor the edge of one: more, and the picture is spoilt
 _PLACE_TOLERANCE = 3.5  # pixels between the centre of the bounding box and the place
-_OVERLAP = 0.78  # least overlap (intersection over union) with the formula of a shape
+_OVERLAP = 0.70  # least overlap (intersection over union) with a shape; small sharp ones reach 0.87 when fresh
+_LEAD = 0.06  # how far the best shape must lie before the second
 
 
 def _star(x: Array, y: Array) -> Mask:
@@ -32,7 +33,7 @@ def _star(x: Array, y: Array) -> Mask:
     height = 1.0 + np.cos(np.pi / 5)
     u, v = x * np.sin(2 * np.pi / 5), y * height / 2 + (height / 2 - 1.0)
     turns = np.arange(5) * 2 * np.pi / 5 - np.pi / 2
-    inside = [u * np.cos(turn) + v * np.sin(turn) <= 0.34 for turn in turns]
+    inside = [u * np.cos(turn) + v * np.sin(turn) <= 0.35 for turn in turns]
     return np.asarray(np.sum(inside, axis=0) >= 4)
 
 
@@ -189,7 +190,7 @@ def _away(place: str, x: float, y: float) -> float:
 
 
 def _shape(coverage: Array, box: tuple[float, float, float, float]) -> str:
-    """The shape whose formula overlaps most; close seconds are told apart by the proportions of the box."""
+    """The shape whose formula overlaps most, less a little where the proportions of the box are another shape's."""
     left, top, width, height = box
     fine = (np.arange(coverage.shape[0] * 4, dtype=np.float32) + 0.5) / 4
     x, y = (part.astype(np.float32) for part in np.meshgrid((fine - left) / width * 2 - 1,
@@ -201,5 +202,6 @@ def _shape(coverage: Array, box: tuple[float, float, float, float]) -> str:
         wanted = blocks.mean(axis=(1, 3))
         overlap = float(np.minimum(wanted, coverage).sum() / np.maximum(wanted, coverage).sum())
         scores[name] = overlap - 0.25 * abs(float(np.log(width / height / _PROPORTIONS[name][0])))
-    best = max(scores, key=scores.__getitem__)
-    return best if scores[best] >= _OVERLAP else UNKNOWN
+    second, best = sorted(scores, key=scores.__getitem__)[-2:]
+    clear = scores[best] >= _OVERLAP and scores[best] - scores[second] >= _LEAD
+    return best if clear else UNKNOWN
