@@ -57,6 +57,12 @@ def test_both_readmes_name_it(family: Family) -> None:
 
 
 @every_family
+def test_it_has_a_card_template_in_both_languages(family: Family) -> None:
+    for language in ("en", "zh"):
+        assert (ROOT / "model_cards" / f"{family.name}.{language}.md").is_file(), f"{family.name} has no card in {language}"
+
+
+@every_family
 def test_it_is_held_against_the_original(family: Family) -> None:
     test = ROOT / "tests" / "danqing_pack" / f"test_{family.name.replace('-', '_')}.py"
     assert test.is_file() and "golden" in test.read_text(encoding="utf-8"), f"{test.name} holds {family.name} against nothing"
