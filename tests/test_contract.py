@@ -64,8 +64,9 @@ def test_it_has_a_card_template_in_both_languages(family: Family) -> None:
 
 @every_family
 def test_it_is_held_against_the_original(family: Family) -> None:
-    test = ROOT / "tests" / "danqing_pack" / f"test_{family.name.replace('-', '_')}.py"
-    assert test.is_file() and "golden" in test.read_text(encoding="utf-8"), f"{test.name} holds {family.name} against nothing"
+    """Some test of conversions names the family and reads the numbers of the original implementation."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
+    assert any(family.name in text and "golden" in text and "convert(" in text for text in texts)
 
 
 @pytest.mark.parametrize("name", sorted(pipelines.CLASSES))
