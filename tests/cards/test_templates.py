@@ -98,6 +98,7 @@ def test_code_moves_and_moves_back() -> None:
             assert moved(text, source, target) == python(target, Example("猫", 1))
 
 
-@pytest.mark.parametrize(("words", "hub"), [("hf:a/b", "hf"), ("ms:a/b", "ms"), ("a/b", ""), ("hf:a", ""), ("C:/x", ""), ("hf:a/b/c", "")])
+@pytest.mark.parametrize(("words", "hub"), [
+    ("hf:a/b", "hf"), ("ms:a/b", "ms"), ("a/b", ""), ("hf:a", ""), ("C:/x", ""), ("hf:a/b/c", "")])
 def test_a_place_is_a_repository_or_a_folder(words: str, hub: str) -> None:
     assert Place.of(words).hub == hub and Place.of(words).words == words

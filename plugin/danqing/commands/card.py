@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw what is missing, write the card or both, and say in a line each what was written."""
-    from danqing_pack.cards import NAME, prompts, write_card
     from danqing_pack.card_facts import read_facts
+    from danqing_pack.cards import NAME, prompts, write_card
     from danqing_pack.errors import RequestError
 
     first = args.out or args.folder / NAME
@@ -79,7 +79,7 @@ def draw(args: argparse.Namespace, facts: Any, prompts: Sequence[str], folder: P
 
     if not 0 <= args.seed < 2**63 - len(prompts):
         raise RequestError(f"--seed {args.seed} is out of range; give a number from 0 to 2^63 - 1.")
-    pipe = load(args.folder, device=args.device, dtype=args.dtype, text_length=args.text_length)
+    pipe: Any = load(args.folder, device=args.device, dtype=args.dtype, text_length=args.text_length)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     words = {"family": facts.family, "weights": fingerprint(facts.files), "device": pipe.device.type,
              "dtype": PRECISIONS.get(str(pipe.dtype).removeprefix("torch."), str(pipe.dtype))}

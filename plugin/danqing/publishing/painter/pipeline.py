@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, VQModel
-from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers import VQModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch import Generator, Tensor
 
@@ -26,6 +26,10 @@ class PainterPipeline(DiffusionPipeline):
     """``vqvae``, ``transformer`` and ``tokenizer`` of a painter."""
 
     model_cpu_offload_seq = "transformer->vqvae"  # type: ignore[assignment, unused-ignore]
+
+    vqvae: Any
+    transformer: Any
+    tokenizer: Any
 
     def __init__(self, vqvae: VQModel, transformer, tokenizer) -> None:  # type: ignore[no-untyped-def]
         # No types for the last two: their classes have other names in other libraries' versions.
