@@ -122,7 +122,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened.close()
 
 
-def test_a_prompt_becomes_a_picture(browser: Browser, make_server: Callable[..., str], make_service: Callable[..., Service]) -> None:
+def test_a_prompt_becomes_a_picture(
+    browser: Browser, make_server: Callable[..., str], make_service: Callable[..., Service]
+) -> None:
     address = make_server(make_service())
     browser.open(address)
     assert browser.value("document.getElementById('guarded').hidden") is True
