@@ -7,12 +7,13 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from danqing import cli
+from danqing import cli, eas_client
 from danqing.eas_client import call, patience
 from danqing_pack.errors import RequestError
 from PIL import Image
@@ -109,6 +110,17 @@ def test_an_answer_that_does_not_come_in_time_is_a_sentence(gateway: Any, pauses
         call(gateway.url, {"text": "x"}, seconds=0.2, sleep=pauses[1])
     gate.set()
     assert len(gateway.requests) == 1
+
+
+def test_drawing_may_take_longer_than_connecting(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eas_client, "CONNECT_SECONDS", 0.3)
+
+    def late() -> Any:
+        time.sleep(0.9)
+        return reply(picture())
+
+    gateway.answers = [late]
+    assert call(gateway.url, {"text": "x"}, seconds=30).images
 
 
 def test_the_patience_grows_with_the_work() -> None:

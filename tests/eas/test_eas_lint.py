@@ -115,7 +115,7 @@ def test_placeholders_are_named_where_they_stand(name: str) -> None:
     assert [each for each in errors(DOCUMENTED[name]) if "placeholder" in each]
 
 
-P, I = GOOD_PROCESSOR, GOOD_IMAGE
+P, IMAGE = GOOD_PROCESSOR, GOOD_IMAGE
 
 WRONG: list[tuple[dict[str, Any], str, Any, str, str]] = [
     # service, place that is changed, value, place that is named, words of fact or remedy
@@ -150,8 +150,8 @@ WRONG: list[tuple[dict[str, Any], str, Any, str, str]] = [
     (P, "processor_type", "Python", "processor_type", 'write "python"'),
     (P, "processor_path", ..., "processor_path", "no processor to run"),
     (P, "processor", "pmml", "processor", "exclude"),
-    (P, "containers", I["containers"], "containers", "exclude"),
-    (P, "cloud", I["cloud"], "metadata.resource", "exclude"),
+    (P, "containers", IMAGE["containers"], "containers", "exclude"),
+    (P, "cloud", IMAGE["cloud"], "metadata.resource", "exclude"),
     (P, "model_path", "./model.tar.gz", "model_path", "upload it"),
     (P, "model_path", "http://host.example/model.bin", "model_path", "must be an archive"),
     (P, "model_path", "oss://", "model_path", "no bucket"),
@@ -161,27 +161,27 @@ WRONG: list[tuple[dict[str, Any], str, Any, str, str]] = [
     (P, "metadata/rpc.keepalive", 60000, "metadata.rpc.keepalive", "another number"),
     (P, "rpc", {"keepalive": 60000}, "rpc.keepalive", "another number"),
     (P, "labels", {"a": 1}, "labels.a", "a text"),
-    (I, "containers/0/port", 8080, "containers[0].port", "EAS keeps 8080"),
-    (I, "containers/0/port", 9090, "containers[0].port", "EAS keeps 9090"),
-    (I, "containers/0/port", "8000", "containers[0].port", "without quotes"),
-    (I, "containers/0/port", 70000, "containers[0].port", "at most 65535"),
-    (I, "containers/0/port", 8001, "containers[0].command", "--port 8001"),
-    (I, "containers/0/script", "python app.py", "containers[0].command", "exclude"),
-    (I, "containers/0/command", ..., "containers[0].script", "nothing is started"),
-    (I, "containers/0/command", "cd x && python app.py", "containers[0].command", "write it as script"),
-    (I, "containers/0/command", "danqing serve /m --port 8000", "containers[0].command", "--host 0.0.0.0"),
-    (I, "containers/0/command", "danqing serve '/m", "containers[0].command", "quote"),
-    (I, "containers/0/image", ..., "containers[0].image", "name the image"),
-    (I, "containers/0/prepare", {"pythonRequirements": ["a"], "pythonRequirementsPath": "b"},
+    (IMAGE, "containers/0/port", 8080, "containers[0].port", "EAS keeps 8080"),
+    (IMAGE, "containers/0/port", 9090, "containers[0].port", "EAS keeps 9090"),
+    (IMAGE, "containers/0/port", "8000", "containers[0].port", "without quotes"),
+    (IMAGE, "containers/0/port", 70000, "containers[0].port", "at most 65535"),
+    (IMAGE, "containers/0/port", 8001, "containers[0].command", "--port 8001"),
+    (IMAGE, "containers/0/script", "python app.py", "containers[0].command", "exclude"),
+    (IMAGE, "containers/0/command", ..., "containers[0].script", "nothing is started"),
+    (IMAGE, "containers/0/command", "cd x && python app.py", "containers[0].command", "write it as script"),
+    (IMAGE, "containers/0/command", "danqing serve /m --port 8000", "containers[0].command", "--host 0.0.0.0"),
+    (IMAGE, "containers/0/command", "danqing serve '/m", "containers[0].command", "quote"),
+    (IMAGE, "containers/0/image", ..., "containers[0].image", "name the image"),
+    (IMAGE, "containers/0/prepare", {"pythonRequirements": ["a"], "pythonRequirementsPath": "b"},
      "containers[0].prepare.pythonRequirements", "exclude"),
-    (I, "containers", I["containers"][0], "containers", "put it into [ ]"),
-    (I, "containers", [], "containers", "empty"),
-    (I, "containers", ..., "containers", "neither an image nor a processor"),
-    (I, "cloud/computing/instance_type", "ecs.g", "cloud.computing.instances", "exclude"),
-    (I, "storage/0/mount_path", "model", "storage[0].mount_path", "write /model"),
-    (I, "storage/0/mount_path", ..., "storage[0].mount_path", "missing"),
-    (I, "storage/0/oss/path", "oss://bucket/model.tar.gz", "storage[0].oss.path", "cannot be mounted"),
-    (I, "storage/0/oss/path", "bucket/model", "storage[0].oss.path", "no place in OSS"),
+    (IMAGE, "containers", IMAGE["containers"][0], "containers", "put it into [ ]"),
+    (IMAGE, "containers", [], "containers", "empty"),
+    (IMAGE, "containers", ..., "containers", "neither an image nor a processor"),
+    (IMAGE, "cloud/computing/instance_type", "ecs.g", "cloud.computing.instances", "exclude"),
+    (IMAGE, "storage/0/mount_path", "model", "storage[0].mount_path", "write /model"),
+    (IMAGE, "storage/0/mount_path", ..., "storage[0].mount_path", "missing"),
+    (IMAGE, "storage/0/oss/path", "oss://bucket/model.tar.gz", "storage[0].oss.path", "cannot be mounted"),
+    (IMAGE, "storage/0/oss/path", "bucket/model", "storage[0].oss.path", "no place in OSS"),
 ]
 
 

@@ -12,6 +12,7 @@ import time
 import types
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +181,13 @@ class Straw(standin.BaseProcessor):
 
     def __init__(self, threads: int = 5) -> None:
         super().__init__(threads, 1, "127.0.0.1:0")
-        self.gate, self.begun = threading.Event(), threading.Event()
+        self.gate = threading.Event()
 
     def process(self, data: bytes) -> tuple[bytes, int]:
         if data == b"raise":
             raise ValueError("a fault")
         if data == b"wait":
-            self.begun.set()
-            self.gate.wait(30)
+            self.gate.wait(60)
         return data.upper(), 0 if data != b"status" else 418
 
 
@@ -231,20 +231,24 @@ def test_a_request_past_the_keepalive_gets_408_and_the_others_go_on(straw: tuple
     made.gate.set()
 
 
-def test_a_full_queue_gets_450_at_once(straw: tuple[Straw, int]) -> None:
-    made, port = straw
+def test_a_full_queue_gets_450_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standin, "_PROPERTIES", standin.Properties())
     standin.default_properties().put("rpc.max_queue_size", 1)
-    replies: list[int] = []
-    threads = [threading.Thread(target=lambda: replies.append(post(port, b"wait")[0])) for _ in range(3)]
-    for each in threads:
-        each.start()
-    deadline = time.monotonic() + 30
-    while post(port, b"probe")[0] != 450:
-        assert time.monotonic() < deadline
-    made.gate.set()
-    for each in threads:
-        each.join(30)
-    assert sorted(replies) == [200, 200, 200]
+    standin.default_properties().put("rpc.keepalive", 60_000)
+    made = Straw()
+    with standin._Server(("127.0.0.1", 0), made, 2) as server, ThreadPoolExecutor(3) as clients:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        port = server.server_address[1]
+        waiting = [clients.submit(post, port, b"wait") for _ in range(3)]          # two are drawn, one waits
+        deadline = time.monotonic() + 60
+        while server._inside < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert post(port, b"one too many")[0] == 450
+        made.gate.set()
+        assert [each.result(60)[0] for each in waiting] == [200, 200, 200]
+        assert post(port, b"hello") == (200, b"HELLO")
+        server.shutdown()
 
 
 def test_the_default_keepalive_is_that_of_eas() -> None:

@@ -18,7 +18,7 @@ import pytest
 from danqing_pack.archives import glance
 from danqing_pack.eas_processor import write_processor
 from danqing_pack.errors import RequestError
-from danqing_pack.own_wheel import OwnWheel, own_wheel
+from danqing_pack.own_wheel import OwnWheel, _zipped, own_wheel
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +49,7 @@ def test_it_holds_both_packages_the_hook_and_no_leftovers(wheel: OwnWheel) -> No
 
 def test_the_same_danqing_gives_the_same_bytes(wheel: OwnWheel, tmp_path: Path) -> None:
     assert own_wheel().data == wheel.data
+    assert _zipped({"b": b"2", "a": b"1"}, "1") == _zipped({"a": b"1", "b": b"2"}, "1")
     first, second = (write_processor(tmp_path / name).target.read_bytes() for name in ("a.tar.gz", "b.tar.gz"))
     assert first == second
 
