@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 from danqing.eas_processor import app, processor, standin
+from danqing_pack.archives import unpack_archive
 from danqing_pack.errors import FormatError, RequestError
 
 
@@ -258,3 +260,44 @@ def test_the_default_keepalive_is_that_of_eas() -> None:
 def test_endpoints_are_read_as_the_vendors_are() -> None:
     assert standin.BaseProcessor(endpoint="0.0.0.0:8000/")._address == ("0.0.0.0", 8000)
     assert standin.BaseProcessor()._address == ("127.0.0.1", 8080)
+
+
+VENDOR = '''
+import json
+
+class Properties:
+    def put(self, name, value):
+        print("put", name, value, flush=True)
+
+def default_properties():
+    return Properties()
+
+class BaseProcessor:
+    def __init__(self, worker_threads=5, worker_processes=1, endpoint=None):
+        print("made", worker_threads, worker_processes, endpoint, flush=True)
+
+    def get_model_path(self):
+        return {model!r}
+
+    def run(self):
+        self.initialize()
+        for body in ({{"text": "雨后的山水", "num_images": 2}}, {{"text": 3}}):
+            reply, status = self.process(json.dumps(body).encode())
+            print("replied", status, len(json.loads(reply)["images_base64"]), flush=True)
+'''
+
+
+@pytest.mark.slow
+def test_the_package_runs_on_the_vendors_runtime(package: Path, painter_checkpoint: Path, tmp_path: Path) -> None:
+    """On one of straw, that is, with the vendor's constructor and methods; no service JSON lies where one is looked for."""
+    home = tmp_path / "predictor"
+    home.mkdir()
+    unpack_archive(package, home)
+    (tmp_path / "allspark.py").write_text(VENDOR.format(model=str(painter_checkpoint)), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(home / "app.py")], capture_output=True, text=True, check=False, cwd=home, timeout=600,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "DANQING_INSTALL": "0", "DANQING_DEVICE": "cpu"})
+    lines = done.stdout.splitlines()
+    assert lines == [f"put rpc.keepalive {processor.KEEPALIVE}", f"made {processor.BATCH} 1 None",
+                     f"Loading {painter_checkpoint}", "replied 200 2", "replied 400 0"], done.stderr
+    assert done.returncode == 0
