@@ -5,16 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from .conversion import configuration, convert
-from .errors import HubError, RequestError, UnsafeError, listing
+from .errors import CardError, HubError, RequestError, UnsafeError, listing
 from .hub import Hub, Listing, Outgoing, Remote, Repository, Upload, git_digest, unsafe_names
 from .hub_errors import reach, unwritable
 from .hubs import HUBS, parse
-from .outgoing import CARD, CONFIGURATION, card_for
+from .outgoing import CARD, CONFIGURATION
 from .pulling import pull
 from .pushing import KEPT, Push, push
 from .tensors import sha256_of
@@ -97,11 +96,21 @@ class _Mirror:
         if CARD in source.files:
             text = reach(self.from_, f"{self.origin} cannot be looked at",
                          lambda: self.from_.read(self.origin.name, source.commit, CARD)).decode("utf-8", "replace")
-            made.append(Outgoing.of(CARD, card_for(text, self.goal.hub, f"{CARD} of {self.origin}").encode()))
+            made.append(Outgoing.of(CARD, self._card(text).encode()))
         task = next((task for mark, task in MARKS.items() if mark in source.files), None)
         if task and CONFIGURATION not in source.files:
             made.append(Outgoing.of(CONFIGURATION, configuration(task)))
         return made
+
+    def _card(self, text: str) -> str:
+        """The card as the target spells it; one that no hub can read stays as it is, for it is not ours to mend."""
+        from . import cards
+
+        try:
+            return cards.for_hub(text, self.goal.hub, self.goal.name)
+        except CardError as error:
+            self.say(f"The card of {self.origin} goes as it is: {error}")
+            return text
 
     def _plan(self, source: Listing, passing: Sequence[Remote], small: Sequence[Outgoing], todo: Sequence[Remote],
               there: Listing, tags: Sequence[str]) -> Push:

@@ -13,7 +13,7 @@ from .checking import check
 from .conversion import configuration
 from .detection import open_folder
 from .errors import CardError, FormatError, RequestError, listing
-from .hub import Outgoing, unsafe_names
+from .hub import Outgoing, Repository, unsafe_names
 from .layouts.layout import relative_files
 from .tensors import sha256_of
 from .wildcards import chosen
@@ -49,20 +49,17 @@ class Selection:
     def noting(self, line: str) -> Selection:
         return replace(self, notes=(*self.notes, line))
 
-    def with_new_card(self, folder: Path, hub: str) -> Selection:
-        """Write the card that is missing into the folder, with its pictures, and send them too."""
+    def with_new_card(self, folder: Path, repository: Repository) -> Selection:
+        """Write the card that is missing into the folder, and send it too."""
         from .cards import write_card
 
-        before = set(relative_files(folder))
-        write_card(folder)
-        made = sorted(set(relative_files(folder)) - before)
-        files = tuple(card_file(folder, hub) if name == CARD else _file(folder, name, {}) for name in made)
-        return replace(self, files=tuple(sorted((*self.files, *files), key=lambda file: file.name)),
-                       notes=(*self.notes, f"Wrote {listing(made)} into {folder}."))
+        written = write_card(folder, repository=f"{repository.hub}:{repository.name}")
+        files = sorted((*self.files, card_file(folder, repository)), key=lambda file: file.name)
+        return replace(self, files=tuple(files), notes=(*self.notes, f"Wrote {written.path}.", *written.notes))
 
 
-def select(folder: Path, hub: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Selection:
-    """The checkpoint in ``folder`` with what people put beside it, fit for ``hub`` (a prefix).
+def select(folder: Path, repository: Repository, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Selection:
+    """The checkpoint in ``folder`` with what people put beside it, fit for the hub of ``repository``.
 
     Without ``include`` those are the files of the checkpoint, the card, licences and pictures; with it, every file that
     it names. A missing configuration.json is made on the way, for ModelScope opens nothing without one.
@@ -81,7 +78,7 @@ def select(folder: Path, hub: str, include: Sequence[str] = (), exclude: Sequenc
         raise RequestError(f"No file of {folder} is left to push: loosen --include or --exclude.")
     digests: Mapping[str, str] = manifests.read(folder).get("files", {})
     with ThreadPoolExecutor(2) as pool:
-        files = list(pool.map(lambda name: card_file(folder, hub) if name == CARD else _file(folder, name, digests), wanted))
+        files = list(pool.map(lambda name: card_file(folder, repository) if name == CARD else _file(folder, name, digests), wanted))
     if task and CONFIGURATION not in present and chosen(CONFIGURATION, include, exclude):
         files.append(Outgoing.of(CONFIGURATION, configuration(task)))
     left = [name for name in present if name not in wanted and not include and chosen(name, (), exclude)]
@@ -116,22 +113,18 @@ def _file(folder: Path, name: str, digests: Mapping[str, str]) -> Outgoing:
     return Outgoing(name, path, path.stat().st_size, digests.get(name) or sha256_of(path))
 
 
-def card_file(folder: Path, hub: str) -> Outgoing:
-    """The card in the hub's spelling. CardError: no hub would take it."""
-    try:
-        text = (folder / CARD).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CardError(f"{folder / CARD} is no UTF-8 text; save it as UTF-8.") from error
-    return Outgoing.of(CARD, card_for(text, hub, str(folder / CARD)).encode())
-
-
-def card_for(text: str, hub: str, place: str) -> str:
-    """A card's text, checked, in the spelling of a hub."""
+def card_file(folder: Path, repository: Repository) -> Outgoing:
+    """The card in the hub's spelling, its code with the repository's name. CardError: no hub would take it."""
     from . import cards
 
-    if problems := cards.validate(text):
+    place = folder / CARD
+    try:
+        text = place.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CardError(f"{place} is no UTF-8 text; save it as UTF-8.") from error
+    if problems := cards.validate(text, folder):
         raise CardError(f"{place} would be refused, so nothing was sent: {' '.join(map(str, problems))}", problems=problems)
-    return cards.for_hub(text, hub)
+    return Outgoing.of(CARD, cards.for_hub(text, repository.hub, repository.name).encode())
 
 
 def _refuse_names(names: Sequence[str], folder: Path) -> None:

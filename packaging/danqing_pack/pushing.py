@@ -89,9 +89,9 @@ def push(
     hub, branch = HUBS[repository.hub], repository.revision or HUBS[repository.hub].branch
     if setting := hub.offline():
         raise HubError(f"Nothing can be pushed to {repository} while {setting} forbids the network; unset it.")
-    selection = select(Path(folder), repository.hub, include, exclude)
+    selection = select(Path(folder), repository, include, exclude)
     remote = _look(hub, repository, branch, need_branch=not dry_run)
-    selection = _with_card(selection, Path(folder), remote.listing, repository.hub, card, dry_run)
+    selection = _with_card(selection, Path(folder), remote.listing, repository, card, dry_run)
     plan = _plan(hub, repository, selection, remote, tag, partial=bool(include or exclude))
     plan = replace(plan, dry_run=dry_run)
     _refuse(hub, plan, remote)
@@ -123,7 +123,8 @@ def _look(hub: Hub, repository: Repository, branch: str, need_branch: bool) -> _
     return _Remote(True, there or branch == hub.branch, listing_, found.tags)
 
 
-def _with_card(selection: Selection, folder: Path, there: Listing, hub: str, wanted: bool, dry_run: bool) -> Selection:
+def _with_card(selection: Selection, folder: Path, there: Listing, repository: Repository, wanted: bool,
+               dry_run: bool) -> Selection:
     """The selection with its card: the folder's own, the one that stands on the hub, or a new one."""
     if selection.has(CARD) or not wanted or not selection.takes(CARD):
         return selection if wanted else selection.without(CARD)
@@ -131,7 +132,7 @@ def _with_card(selection: Selection, folder: Path, there: Listing, hub: str, wan
         return selection.noting(f"Kept the {CARD} that stands on the hub, since {folder} has none.")
     if dry_run:
         return selection.noting(f"A {CARD} would be written, since {folder} has none (--no-card leaves it out).")
-    return selection.with_new_card(folder, hub)
+    return selection.with_new_card(folder, repository)
 
 
 def _plan(hub: Hub, repository: Repository, selection: Selection, remote: _Remote, tag: str | None, partial: bool) -> Push:

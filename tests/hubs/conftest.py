@@ -58,11 +58,13 @@ class Failure:
 
 
 class Double:
-    """Both hubs on one address; ``requests`` lists what was asked, ``blobs`` is what they store by sha256."""
+    """Both hubs on one address; ``requests`` lists what was asked, ``blobs`` are all bytes by sha256,
+    and ``held`` says which hub has which."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.blobs: dict[str, bytes | Path] = {}
+        self.held: set[tuple[str, str]] = set()
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.received = self.sent = 0
@@ -99,7 +101,7 @@ class Double:
 
     def forget(self) -> None:
         """As new."""
-        for each in (self.repos, self.blobs, self.requests, self.ranges, self.failures):
+        for each in (self.repos, self.blobs, self.held, self.requests, self.ranges, self.failures):
             each.clear()
         self.received = self.sent = 0
 
@@ -128,6 +130,7 @@ class Double:
                 digest = hashlib.sha256(data).hexdigest()
                 self.blobs[digest] = data
                 files[path.relative_to(folder).as_posix()] = digest
+                self.held.add((hub, digest))
                 if len(data) > large:
                     repo.large.add(digest)
         commit = repo.add("main" if hub == "hf" else "master", files)
@@ -217,12 +220,12 @@ class Double:
                 "X-Error-Message": "Invalid credentials in Authorization header"})
             return
         if handler.command == "PUT" and path.startswith("/blob/"):
-            return self.store(handler, path.removeprefix("/blob/"), body, failure)
+            return self.store(handler, *path.removeprefix("/blob/").split("/"), body, failure)
         if path.startswith(("/api/v1/", "/openapi/")):
             return self.modelscope(handler, path, query, body, failure)
         return self.hugging_face(handler, path, query, body, failure)
 
-    def store(self, handler: Any, digest: str, body: bytes, failure: Failure | None) -> None:
+    def store(self, handler: Any, hub: str, digest: str, body: bytes, failure: Failure | None) -> None:
         if failure and failure.kind == "corrupt":
             # A hub that keeps other bytes and lists their digest.
             body = bytes(len(body))
@@ -231,17 +234,18 @@ class Double:
         elif hashlib.sha256(body).hexdigest() != digest:
             return self.reply(handler, 400, {"Message": "digest", "error": "digest"})
         self.blobs[digest] = body
+        self.held.add((hub, digest))
         self.reply(handler, 200, {})
 
     substitute: tuple[str, str] = ("", "")
 
-    def links(self, objects: list[dict[str, Any]], verify: bool) -> list[dict[str, Any]]:
+    def links(self, hub: str, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answer = []
         for each in objects:
             entry = {"oid": each["oid"], "size": each["size"]}
-            if each["oid"] not in self.blobs:
-                entry["actions"] = {"upload": {"href": f"{self.address}/blob/{each['oid']}"}}
-                if verify:
+            if (hub, each["oid"]) not in self.held:
+                entry["actions"] = {"upload": {"href": f"{self.address}/blob/{hub}/{each['oid']}"}}
+                if hub == "hf":
                     entry["actions"]["verify"] = {"href": f"{self.address}/verify"}
             answer.append(entry)
         return answer
@@ -335,7 +339,7 @@ class Double:
                 return self.reply(handler, 200, {})
             case ["POST", "info", "lfs", "objects", "batch"]:
                 objects = json.loads(body)["objects"]
-                return self.reply(handler, 200, {"transfer": "basic", "objects": self.links(objects, verify=True)})
+                return self.reply(handler, 200, {"transfer": "basic", "objects": self.links("hf", objects)})
             case ["GET"]:
                 return self.reply(handler, 200, self.information(repo, name, "main"))
         verb, revision, *place = rest or ["", ""]
@@ -371,7 +375,7 @@ class Double:
                 files[value["path"]] = digest = hashlib.sha256(data).hexdigest()
                 self.blobs[digest] = data
             elif each["key"] == "lfsFile":
-                if value["oid"] not in self.blobs:
+                if ("hf", value["oid"]) not in self.held:
                     return self.reply(handler, 422, {"error": "LFS pointer pointed to a file that does not exist"})
                 files[value["path"]] = value["oid"]
                 repo.large.add(value["oid"])
@@ -454,7 +458,7 @@ class Double:
                 if repo is None or not self.allowed(handler):
                     return self.reply(handler, 401, {"Code": 401, "Success": False, "Message": "log in"})
                 if rest[0] == "info":
-                    return self.data(handler, {"objects": self.links(word["objects"], verify=False)})
+                    return self.data(handler, {"objects": self.links("ms", word["objects"])})
                 return self.modelscope_commit(handler, repo, rest[1], word)
         self.reply(handler, 404, {"Code": 404, "Success": False})
 
@@ -492,7 +496,7 @@ class Double:
             if each["action"] == "delete":
                 files.pop(each["path"], None)
             elif each["type"] == "lfs":
-                if each["sha256"] not in self.blobs:
+                if ("ms", each["sha256"]) not in self.held:
                     return self.reply(handler, 400, {"Code": 400, "Success": False, "Message": "blob does not exist"})
                 files[each["path"]] = each["sha256"]
                 repo.large.add(each["sha256"])

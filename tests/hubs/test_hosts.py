@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 ENTRY = EntryPoint("danqing", "danqing.hosts.modelscope_command:Danqing", "modelscope_hub.cli_plugins")
-HOST = """
-import importlib.metadata as metadata, sys
-real = metadata.entry_points
-entry = metadata.EntryPoint("danqing", "danqing.hosts.modelscope_command:Danqing", "modelscope_hub.cli_plugins")
-metadata.entry_points = lambda **word: [*(each for each in real(**word) if each.name != "danqing"), entry]
-from modelscope_hub.cli.main import run_cmd
-sys.exit(run_cmd(sys.argv[1:]))
-"""
+
+
+@pytest.fixture
+def modelscope(place: Any) -> Any:
+    """ModelScope's command line, beside an installed distribution that registers the entry point."""
+    folder = place.home / "site" / "registered-0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: registered\nVersion: 0\n")
+    (folder / "entry_points.txt").write_text(f"[{ENTRY.group}]\n{ENTRY.name} = {ENTRY.value}\n")
+    return lambda *words: place.run("-m", "modelscope_hub.cli.main", *words, check=False, PYTHONPATH=str(folder.parent))
 
 
 def test_the_wheel_registers_it() -> None:
@@ -28,12 +30,12 @@ def test_the_wheel_registers_it() -> None:
     assert f'[project.entry-points."{ENTRY.group}"]\n{ENTRY.name} = "{ENTRY.value}"' in text
 
 
+@pytest.mark.slow                       # the host imports torch
 @pytest.mark.parametrize(("words", "shown", "code"), [
-    (("danqing", "--version"), "danqing ", 0), (("danqing", "push", "--help"), "--dry-run", 0),
-    (("danqing",), "verbs:", 0), (("danqing", "detect", "/nowhere"), "There is nothing at /nowhere", 1),
-    (("danqing", "push"), "required", 2), (("--help",), "danqing", 0)])
-def test_modelscope_danqing(place: Any, words: tuple[str, ...], shown: str, code: int) -> None:
-    done = place.run("-c", HOST, *words, check=False)
+    (("danqing", "push", "--help"), "--dry-run", 0), (("danqing", "detect", "/nowhere"), "There is nothing at /nowhere", 1),
+    (("--help",), "danqing", 0)])
+def test_modelscope_danqing(modelscope: Any, words: tuple[str, ...], shown: str, code: int) -> None:
+    done = modelscope(*words)
     assert done.returncode == code and shown in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 

@@ -92,7 +92,7 @@ def test_no_more_than_two_files_lie_here(double: Double, source: Path, origin: s
     real = double.store
 
     def store(*words: Any) -> None:
-        seen.append(sum(path.stat().st_size for path in scratch.rglob("more*.bin")))
+        seen.append(sum(path.stat().st_size for path in scratch.rglob("*.bin")))
         real(*words)
 
     monkeypatch.setattr(double, "store", store)
