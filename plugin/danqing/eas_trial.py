@@ -7,7 +7,6 @@ model, for an image), the service is started as a process of its own, asked what
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shlex
@@ -22,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from danqing_pack import archives, manifests
 from danqing_pack.eas_keepalive import needed_keepalive
@@ -31,25 +29,15 @@ from danqing_pack.eas_processor import write_processor
 from danqing_pack.eas_rules import UNPACKED
 from danqing_pack.eas_service import Deployment, service
 from danqing_pack.eas_view import View
-from danqing_pack.errors import DanqingError, FormatError, RequestError, listing
+from danqing_pack.errors import DanqingError, RequestError, listing
 
-from danqing.eas_client import Response, post, read_reply
+from danqing.eas_checks import Check, asked, refused
 from danqing.eas_processor.standin import STARTED
 
 TEXT = "雨后的山水，水墨画"
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 LOG_LINES = 12
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at: whether it holds, and a line about it; seconds where it was a request."""
-
-    name: str
-    holds: bool
-    line: str
-    seconds: float | None = None
 
 
 @dataclass
@@ -174,8 +162,8 @@ class Trial:
             ("documented request", f"/api/predict/{name}", {**common, "skip_translation": False}),
             ("fine-tuned request", "/", common),
         ):
-            report.checks.append(_asked(title, f"{url}{path}", request, self.images, limit))
-        report.checks.append(_refused(f"{url}/", limit))
+            report.checks.append(asked(title, f"{url}{path}", request, self.images, limit))
+        report.checks.append(refused(f"{url}/", limit))
 
 
 @dataclass(frozen=True)
@@ -315,49 +303,3 @@ def _text(log: Path) -> str:
 def _tail(log: Path) -> str:
     lines = [line.strip() for line in _text(log).splitlines() if line.strip()]
     return "\n".join(lines[-LOG_LINES:])[-2000:]
-
-
-# ---- asking
-
-def _asked(title: str, url: str, request: Mapping[str, Any], images: int, limit: float) -> Check:
-    """One request and what is wrong with its reply."""
-    try:
-        response = post(urlsplit(url), json.dumps(request, ensure_ascii=False).encode(), None, limit)
-        answer = read_reply(response, images, "the service")
-        _check_form(answer.reply)
-    except (DanqingError, OSError) as error:
-        return Check(title, False, str(error))
-    sizes = [_size(image) for image in answer.images]
-    flat = [size for size in sizes if size.endswith("one colour")]
-    line = f"{len(sizes)} picture{'s' if len(sizes) > 1 else ''}, {', '.join(dict.fromkeys(sizes))}, {answer.seconds:.2f} s"
-    return Check(title, not flat, line, answer.seconds)
-
-
-def _check_form(reply: Mapping[str, Any]) -> None:
-    """What the documented script relies on."""
-    wrong = [name for name, kind in (("text", str), ("success", (bool, int)), ("images_base64", list))
-             if not isinstance(reply.get(name), kind)]
-    if wrong:
-        raise FormatError(f"The reply lacks {listing(wrong)}, or has another type there.")
-    if any(set("+/") & set(cell) or len(cell) % 4 for cell in reply["images_base64"]):
-        raise FormatError("images_base64 is not in the URL-safe alphabet with padding, which the documented script reads.")
-
-
-def _refused(url: str, limit: float) -> Check:
-    """A body that is no JSON must get 400, and the service must go on."""
-    title = "broken request"
-    try:
-        response: Response = post(urlsplit(url), b'{"text": ', None, limit)
-    except (DanqingError, OSError) as error:
-        return Check(title, False, str(error))
-    return Check(title, response.status == 400, f"answered {response.status}", response.seconds)
-
-
-def _size(data: bytes) -> str:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        kind = image.format
-        extrema = image.convert("RGB").getextrema()
-    plain = all(low == high for low, high in extrema)  # type: ignore[misc]
-    return f"{image.width} x {image.height} {kind}{', all of one colour' if plain else ''}"
