@@ -47,7 +47,7 @@ def _fact(hub: Hub, error: BaseException, status: int | None, wait: float | None
     name, place = hub.title, redact(hub.endpoint())
     disk = _first(error, lambda each: each if isinstance(each, OSError) and each.errno in _DISK else None)
     if disk is not None:
-        return f"the disk refuses to write ({os.strerror(disk.errno)}); make room or choose another place"
+        return f"the disk refuses to write ({os.strerror(disk.errno or errno.EIO)}); make room or choose another place"
     if kind_of(error) == "offline" or hub.offline() and status is None:
         return f"{hub.offline() or 'the offline mode'} forbids the network, and the cache does not hold it; unset it"
     if kind_of(error) == "digest":

@@ -101,7 +101,7 @@ class ModelScope:
 
         def one(name: str) -> None:
             remote = listing.files[name]
-            size = {"file_size": remote.size} if sized else {}
+            size: dict[str, Any] = {"file_size": remote.size} if sized else {}
             api.download_file(repository, MODEL, name, revision=listing.commit, local_dir=folder,
                               expected_sha256=remote.sha256, **size)
 

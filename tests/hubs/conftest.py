@@ -512,7 +512,7 @@ class _Deaf:
 
     def __init__(self, handler: BaseHTTPRequestHandler) -> None:
         self.command, self.path, self.headers = handler.command, handler.path, handler.headers
-        self.wfile = open(os.devnull, "wb")  # noqa: SIM115
+        self.wfile = open(os.devnull, "wb")
 
     def send_response(self, status: int) -> None: ...
     def send_header(self, name: str, value: str) -> None: ...

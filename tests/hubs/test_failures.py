@@ -81,7 +81,8 @@ def test_a_hub_that_keeps_other_bytes(double: Double, hub: str, model: Path) -> 
     assert double.repo(hub, NAME).tags == {}
 
 
-@pytest.mark.parametrize(("kind", "value", "status"), [("drop", 50_000, 0), ("status", 503, 503), ("status", 429, 429), ("slow", 300, 0)])
+@pytest.mark.parametrize(("kind", "value", "status"), [
+    ("drop", 50_000, 0), ("status", 503, 503), ("status", 429, 429), ("slow", 300, 0)])
 def test_a_pull_survives(double: Double, hub: str, painter_folder: Path, tmp_path: Path, impatient: list[float], kind: str,
                          value: int, status: int) -> None:
     double.fill(hub, NAME, painter_folder)

@@ -133,7 +133,7 @@ def test_two_pulls_share_one_download(double: Double, hub: str, painter_folder: 
     def one(number: int) -> None:
         try:
             pull(f"{hub}:{NAME}", tmp_path / ("out" if same else f"out{number}"), say=said.append)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(3)]
