@@ -19,6 +19,8 @@ TASK = "text2image_generation"
 def register_with_diffusers() -> None:
     """Make our pipelines attributes of ``diffusers``, fetched on first use, and our components known to its loader."""
     import_module("danqing.components")  # its being in sys.modules is what the loader asks for
+    # A repository is refused before anything is loaded, unless its index names modules that stand in this table.
+    sys.modules["diffusers.pipelines.pipeline_loading_utils"].LOADABLE_CLASSES.setdefault("danqing.components", {})
     diffusers = sys.modules["diffusers"]
     if not getattr(type(diffusers), "offers_danqing", False):
         diffusers.__class__ = _offering(type(diffusers))
