@@ -131,6 +131,15 @@ def test_fifty_megabytes_without_the_token(make_server: Callable[..., str], serv
     assert requests.post(address, data=bytes(50_000_000), timeout=SECONDS).status_code == 401
 
 
+def test_a_body_without_an_end(
+    make_server: Callable[..., str], make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danqing.serve.receiving.DISCARD_SECONDS", 0.1)
+    address = make_server(make_service(), limits=Limits(body=1000))
+    words = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert status(send(address, words, b"3e8\r\n" + bytes(1000) + b"\r\n", b"1\r\n{\r\n")) == 413
+
+
 def test_no_http_at_all(address: str) -> None:
     assert status(send(address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n")) == 400
     assert ask(address).status_code == 200
