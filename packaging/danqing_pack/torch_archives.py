@@ -39,6 +39,7 @@ class Record:
     packed: int
     size: int
     checksum: int
+    """0 where torch was told to write none."""
     stored: bool
 
 
@@ -79,13 +80,15 @@ class TorchArchive:
             raise FormatError(f"{self.file.path} holds {record.size} bytes in {name}, more than any state dict needs; "
                               "check what was fetched.", path=self.file.path, record=name)
         content = inflated(self.file, record)
-        if isal_zlib.crc32(content) != record.checksum:
+        if record.checksum and isal_zlib.crc32(content) != record.checksum:
             raise _damaged(self.file, f"{name} does not match its checksum")
         return content.tobytes()
 
     def damaged_records(self) -> list[str]:
         """The names of all records whose data do not match their checksum; reads the whole file."""
-        return [name for name in self if _checksum(self.file, self.record(name)) != self._entries[name].CRC]
+        records = {name: self.record(name) for name in self}
+        return [name for name, record in records.items()
+                if record.checksum and record.checksum != _checksum(self.file, record)]
 
 
 def inflated(file: MappedFile, record: Record) -> Bytes:

@@ -194,6 +194,16 @@ def _storage_types(path: Path) -> list[tuple[str, np.dtype[Any]]]:
     return found
 
 
+def test_an_archive_without_checksums(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state(), tmp_path / "x")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(pickles.load(tmp_path / "x"), torch.load(tmp_path / "x", weights_only=True))
+    pickles.verify(tmp_path / "x")
+
+
 def test_old_archives_have_no_byte_order(saved: Path, tmp_path: Path) -> None:
     path = rewritten(saved, tmp_path / "old", lambda name, content: None if name == "byteorder" else content)
     assert_same(pickles.load(path), torch.load(saved, weights_only=True))
