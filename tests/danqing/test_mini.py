@@ -145,7 +145,7 @@ def test_the_shipped_weights_draw_what_unseen_captions_say() -> None:
     from danqing import load
 
     found = measure(load(CHECKPOINT, device="cpu", dtype="fp32"), count=40, seed=77)
-    assert found["one thing"] >= 0.85 and found["two things"] >= 0.7
+    assert found["one thing"] >= 0.85 and found["two things"] >= 0.8
 
 
 def test_the_steps_of_making(tmp_path: Path) -> None:
