@@ -1,0 +1,56 @@
+"""What the commands print: results on stdout, the rest on stderr, and one sentence for a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from danqing.cli import main
+
+NAME = "org/painter"
+
+
+def test_push_and_pull(double: Any, hub: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(model), f"{hub}:{NAME}", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "transformer/model.safetensors" in out and out.splitlines()[-1].startswith("Would push") and not double.repos
+    assert main(["push", str(model), f"{hub}:{NAME}", "--tag", "v1.0.0", "--message", "first"]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and double.address in shown.out and "Sending" in shown.err
+    assert main(["push", str(model), f"{hub}:{NAME}", "--dry-run"]) == 0
+    assert "(there already)" in capsys.readouterr().out
+    assert main(["pull", f"{hub}:{NAME}@v1.0.0", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Pulled") and "painter, diffusers layout" in shown.err
+    assert main(["pull", f"{hub}:org/nothing", str(tmp_path / "no")]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and len(shown.err.splitlines()) == 1 and shown.err.startswith("danqing: ")
+
+
+def test_mirror(double: Any, painter_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    double.fill("ms", NAME, painter_checkpoint)
+    assert main(["mirror", f"ms:{NAME}", "hf:c/d", "--convert", "diffusers", "--dtype", "fp16"]) == 0
+    assert capsys.readouterr().out.startswith("Pushed") and "model_index.json" in double.content("hf", "c/d")
+    assert main(["mirror", f"ms:{NAME}", "hf:c/d", "--dtype", "fp16"]) == 1
+
+
+def test_something_foreign_is_pulled_as_it_is(double: Any, hub: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("x")
+    double.fill(hub, NAME, tmp_path / "notes")
+    assert main(["pull", f"{hub}:{NAME}", str(tmp_path / "out")]) == 0
+    assert "It was pulled as it is" in capsys.readouterr().err
+
+
+def test_offline(place: Any, model: Path, tmp_path: Path) -> None:
+    """What the cache holds is pulled without the network, and the rest is one sentence."""
+    place.double.fill("hf", NAME, model)
+    place.run("-c", f"from huggingface_hub import snapshot_download; snapshot_download('{NAME}')")
+    place.double.requests.clear()
+    done = place.danqing("pull", f"hf:{NAME}", tmp_path / "out", HF_HUB_OFFLINE="1")
+    assert "all digests equal" in done.stdout and (tmp_path / "out/model_index.json").is_file()
+    for words in (("pull", "hf:org/other", tmp_path / "no"), ("push", model, "hf:org/other")):
+        done = place.danqing(*words, check=False, HF_HUB_OFFLINE="1")
+        assert done.returncode == 1 and "HF_HUB_OFFLINE=1 forbids the network" in done.stderr
+    assert place.double.requests == []
