@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from . import front_matter
-from .card_code import Place, moved as moved_code
+from .card_code import Place
+from .card_code import moved as moved_code
 from .errors import CardError
 
 _PART = re.compile(r"<!-- danqing:begin ([\w-]+) ([0-9a-f]{8}) -->\n(.*?)<!-- danqing:end \1 -->\n?", re.DOTALL)
