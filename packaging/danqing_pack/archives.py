@@ -65,9 +65,10 @@ def write_archive(path: Path, files: Mapping[str, Path | bytes],
     sizes = {name: len(blob) if isinstance(blob, bytes) else blob.stat().st_size for name, blob in files.items()}
     digests: dict[str, str] = {}
     threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-    with ExitStack() as stack:
-        raw = stack.enter_context(path.open("wb"))
-        stream = _Blocks(stack.enter_context(_gzip(raw, "wb", threads=threads, block_size=CHUNK)))
+    # No ExitStack: the compressor raises one and the same exception from writing and from closing, and ExitStack then
+    # follows its own tail for ever.
+    with path.open("wb") as raw, _gzip(raw, "wb", threads=threads, block_size=CHUNK) as zipped:
+        stream = _Blocks(zipped)
         for name in sorted(files, key=lambda name: (sizes[name] > SMALL, name)):
             stream.write(header(name, sizes[name]))
             digests[name] = _copy(files[name], sizes[name], stream, progress)
