@@ -20,6 +20,7 @@ from .hub_errors import kind_of, retry_after, status_of
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
+    from modelscope_hub.config import HubConfig
 
 Answer = TypeVar("Answer")
 MODEL = "model"
@@ -46,13 +47,13 @@ class ModelScope:
         return int(constants.COMMIT_MAX_ACTIONS_PER_REQUEST)
 
     def endpoint(self) -> str:
-        return str(self._api()._config.endpoint).rstrip("/")
+        return str(_settings().endpoint).rstrip("/")
 
     def address(self, repository: str, revision: str | None = None) -> str:
         return f"{self.endpoint()}/models/{repository}" + (f"/files?version={revision}" if revision else "")
 
     def secrets(self) -> tuple[str, ...]:
-        return tuple(filter(None, (self._api()._config.token, os.environ.get("MODELSCOPE_API_TOKEN"))))
+        return tuple(filter(None, (_settings().token, os.environ.get("MODELSCOPE_API_TOKEN"))))
 
     def offline(self) -> str:
         return ""                       # the client has no such mode
@@ -60,9 +61,8 @@ class ModelScope:
     def _api(self) -> HubApi:
         """A client that reads the environment as it is now."""
         from modelscope_hub import HubApi
-        from modelscope_hub.config import HubConfig
 
-        return HubApi(HubConfig(), user_agent={"invoked_by": "danqing"})
+        return HubApi(_settings())
 
     def exists(self, repository: str) -> bool:
         return bool(self._api().repo_exists(repository, MODEL))
@@ -117,6 +117,13 @@ class ModelScope:
         from modelscope import snapshot_download
 
         return Path(snapshot_download(repository, **({"revision": revision} if revision else {})))
+
+
+def _settings() -> HubConfig:
+    """Endpoint and token as the client finds them now."""
+    from modelscope_hub.config import HubConfig
+
+    return HubConfig()
 
 
 class _Upload:
