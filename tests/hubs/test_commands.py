@@ -28,6 +28,16 @@ def test_push_and_pull(double: Any, hub: str, model: Path, tmp_path: Path, capsy
     assert shown.out == "" and len(shown.err.splitlines()) == 1 and shown.err.startswith("danqing: ")
 
 
+def test_a_variant_with_code_is_sent_and_the_folder_stays(
+    double: Any, hub: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    assert main(["push", str(model), f"{hub}:{NAME}", "--self-contained", "--no-card"]) == 0, capsys.readouterr().err
+    sent = double.content(hub, NAME)
+    assert "pipeline.py" in sent and b"PainterPipeline" in sent["pipeline.py"] and "transformer/model.safetensors" in sent
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
+
+
 def test_mirror(double: Any, painter_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     double.fill("ms", NAME, painter_checkpoint)
     assert main(["mirror", f"ms:{NAME}", "hf:c/d", "--convert", "diffusers", "--dtype", "fp16"]) == 0

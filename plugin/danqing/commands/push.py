@@ -3,6 +3,7 @@
   danqing push DIR hf:org/name                  the Hugging Face hub
   danqing push DIR ms:org/name --tag v1.0.0     ModelScope
   danqing push DIR hf:org/name --dry-run        what would go where, and how large it is
+  danqing push DIR hf:org/name --self-contained a painter that runs with diffusers and transformers alone
 
 Tokens, caches, mirrors and proxies are those of the hubs' own clients: HF_TOKEN or `hf auth login`, HF_ENDPOINT;
 MODELSCOPE_API_TOKEN or `modelscope login`, MODELSCOPE_ENDPOINT.
@@ -12,6 +13,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from danqing.transfers import say, transfers
 
@@ -28,15 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
     parser.add_argument("--private", action="store_true", help="a repository that is made here is private")
     parser.add_argument("--no-card", action="store_true", help="neither write nor send README.md")
+    parser.add_argument("--self-contained", action="store_true",
+                        help="send a variant of a painter that brings its code, for trust_remote_code=True without Danqing")
     parser.add_argument("--dry-run", action="store_true", help="check everything, list what would be sent, touch nothing")
 
 
 def run(args: argparse.Namespace) -> None:
     """Push, and say in one line what is there now and that it was compared."""
-    with transfers():
+    with transfers(), _variant(Path(args.folder), args.self_contained) as folder:
         from danqing_pack.pushing import push
 
-        done = push(args.folder, args.target, revision=args.revision, tag=args.tag, include=args.include,
+        include = args.include or ["*"] * args.self_contained   # the code lies beside the checkpoint
+        done = push(folder, args.target, revision=args.revision, tag=args.tag, include=include,
                     exclude=args.exclude, message=args.message, private=args.private, dry_run=args.dry_run,
                     card=not args.no_card, say=say)
     if args.dry_run:
@@ -48,3 +56,17 @@ def run(args: argparse.Namespace) -> None:
     for note in done.notes:
         print(note, file=sys.stderr)
     print(done.describe())
+
+
+@contextmanager
+def _variant(folder: Path, self_contained: bool) -> Iterator[Path]:
+    """The folder to send: itself, or its variant with code, which lies in a temporary place while the block runs."""
+    if not self_contained:
+        yield folder
+        return
+    from danqing.publishing.self_contained import write_self_contained
+
+    with tempfile.TemporaryDirectory(prefix="danqing-") as scratch:
+        variant = Path(scratch) / folder.resolve().name
+        write_self_contained(folder, variant)
+        yield variant
