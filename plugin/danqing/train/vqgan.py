@@ -294,7 +294,7 @@ class _Critic:
         self.loop.accelerator.backward(0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean()))
         self.optimizer.step()
         self.network.requires_grad_(False)
-        opinion = -self.network(decoded).mean()
+        opinion: Tensor = -self.network(decoded).mean()
         self.network.requires_grad_(True)
         return opinion
 
