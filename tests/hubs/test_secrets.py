@@ -43,6 +43,7 @@ def test_commands_and_files(place: Any, hub: str, model: Path, tmp_path: Path, r
         assert secret not in everything(place.home / "cache") + everything(model)
 
 
+@pytest.mark.slow
 def test_the_process_list(place: Any, hub: str, model: Path, tmp_path: Path) -> None:
     place.double.fill(hub, "org/there", model)
     place.double.fail("model.safetensors", "slow", 2500, times=4)
