@@ -17,6 +17,7 @@ from .errors import RequestError, listing
 from .family import Form, Options, dimensions_json
 from .json_files import as_json
 from .layouts import LAYOUTS, Layout
+from .layouts.diffusers import weights_name
 from .layouts.layout import Progress
 from .sides import Legacy, Modern
 from .staging import staged_folder
@@ -87,8 +88,8 @@ def target_form(found: Opened, layout: Layout, options: Options, dtype: str | No
     """The form that ``layout`` writes, checked key by key and shape by shape, with its ModelScope configuration."""
     family = found.family
     if layout.name not in family.layouts:
-        raise RequestError(f"{family.name} has no {layout.name} layout, only {listing(family.layouts)}; choose one of them "
-                           "with --to.")
+        raise RequestError(f"{family.name} has no {layout.name} layout, only {listing(family.layouts)}; choose one of "
+                           "them.")
     form: Form
     if layout.side is Legacy:
         form = family.to_legacy(found.form, options)
@@ -151,5 +152,5 @@ def _planned(layout: Layout, form: Form) -> dict[str, int]:
     for name, part in form.folders.items():
         sizes |= {f"{name}/{each}": len(content(blob)) for each, blob in part.files.items()}
         if part.tensors:
-            sizes[f"{name}/weights"] = sum(each.nbytes for each in part.tensors.values())
+            sizes[f"{name}/{weights_name(part)}"] = sum(each.nbytes for each in part.tensors.values())
     return sizes

@@ -115,14 +115,14 @@ class HashedFile:
         self._full.put(filled)
         done = 0
         while done < len(filled):
-            done += os.write(self._descriptor, filled[done:])
+            done += os.write(self._descriptor, filled[done:].data)
         self._buffer, self._used = self._free.get(), 0
         if self._progress is not None and done:
             self._progress(done)
 
     def _hash(self) -> None:
         while (filled := self._full.get()) is not None:
-            self._digest.update(filled)
+            self._digest.update(filled.data)
             whole: Any = filled.base
             self._free.put(whole)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from .conversion import configuration
 from .detection import open_folder
 from .errors import FormatError, RequestError, listing
+from .family import Options
 from .staging import staged_file
 
 
@@ -19,7 +20,9 @@ def initialise(folder: str | Path, task: str | None = None, force: bool = False)
     folder = Path(folder)
     if not folder.is_dir():
         raise FormatError(f"{folder} is no folder; name the folder of a checkpoint.", path=folder)
-    tasks = open_folder(folder).family.tasks
+    found = open_folder(folder)
+    found.family.to_modern(found.form, Options())       # what cannot be read is no use to ModelScope either
+    tasks = found.family.tasks
     if task is not None and task not in tasks:
         raise RequestError(f"There is no task {task} for this family; choose one of {listing(tasks)}.")
     target = folder / "configuration.json"

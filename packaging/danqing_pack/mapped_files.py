@@ -51,7 +51,7 @@ class MappedFile:
         done = 0
         while done < len(out):
             try:
-                count = os.preadv(self._descriptor, [out[done:]], offset + done)
+                count = os.preadv(self._descriptor, [out[done:].data], offset + done)
             except OSError as error:
                 raise FormatError(f"{self.path} cannot be read at byte {offset + done} ({error.strerror}); check its "
                                   "disk or fetch it again.", path=self.path) from error

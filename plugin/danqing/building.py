@@ -16,7 +16,7 @@ from danqing_pack.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 PLACES = {"stable_diffusion": "diffusers.pipelines.stable_diffusion"}
 """Modules that ``model_index.json`` names by another word."""
@@ -45,7 +45,8 @@ def build(form: Modern, dtype: torch.dtype) -> DiffusionPipeline:
         write_small_files(form, Path(scratch))
         parts: dict[str, Any] = {
             name: build_component(part, Path(scratch) / name, dtype) for name, part in form.components.items()}
-    return kind(**parts, **_arguments(form.settings))
+    pipe: DiffusionPipeline = kind(**parts, **_arguments(form.settings))
+    return pipe
 
 
 def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Source: ``easynlp.pipelines.pipeline`` and the classes behind it; what they retu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,7 @@ from danqing.loading import load
 from danqing.pipelines import ROWS
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    pass
 
 Row = dict[str, Any]
 DEFAULT_MODELS = {"text2image_generation": "artist-base-zh"}
@@ -40,15 +41,16 @@ def pipeline(task_or_name: str, path: str | Path | None = None, **parameters: An
     """
     loading = {name: parameters.pop(name) for name in ("device", "dtype", "torch_dtype", "text_length", "weights", "revision")
                if name in parameters}
-    pipe = load(path if path is not None else DEFAULT_MODELS.get(task_or_name, task_or_name), **loading)
+    pipe: Any = load(path if path is not None else DEFAULT_MODELS.get(task_or_name, task_or_name), **loading)
     return EasyNLPPipeline(pipe, parameters)
 
 
 class EasyNLPPipeline:
     """A loaded model behind EasyNLP's call. ``pipe`` is the diffusers pipeline."""
 
-    def __init__(self, pipe: DiffusionPipeline, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, pipe: Any, parameters: Mapping[str, Any]) -> None:
         self.pipe = pipe
+        pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
         self.parameters = dict(parameters)
         module, _, name = ROWS[pipe.danqing_family].partition(":")
         self._rows: Callable[..., list[Row]] = getattr(import_module(module), name)

@@ -16,7 +16,7 @@ from danqing.places import find_model
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 
 def load(
@@ -56,7 +56,8 @@ def load(
     pipe.danqing_family, pipe.danqing_source = found.family.name, place
     if target.type != "cpu":              # where it is already; asking again only makes diffusers warn of fp16
         pipe.to(target)
-    return equip(pipe, Equipment(scheduler, lora, embeddings, controlnet))
+    equipped: DiffusionPipeline = equip(pipe, Equipment(scheduler, lora, embeddings, controlnet))
+    return equipped
 
 
 def _pipeline(found: Opened, options: Options, dtype: torch.dtype) -> Any:

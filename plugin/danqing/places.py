@@ -10,6 +10,8 @@ from danqing_pack.hubs import HUBS, snapshot
 
 CACHES = ("modelzoo", "appzoo")
 """Folders below EasyNLP's cache root."""
+FILES = (".gz", ".tgz", ".tar", ".bz2", ".zip", ".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+"""Endings of files; no repository is named like one."""
 OWNER = "alibaba-pai"
 """Whose models a bare name means."""
 
@@ -32,7 +34,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     path = Path(text).expanduser()
     if path.exists():
         return path
-    if text.startswith(("/", ".", "~")) or len(path.parts) > 2:
+    if text.startswith(("/", ".", "~")) or len(path.parts) > 2 or text.endswith(FILES):
         raise FormatError(f"There is nothing at {text}; check the path.", path=path)
     return _by_name(text, revision)
 

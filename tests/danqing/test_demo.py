@@ -36,6 +36,16 @@ def test_generate_without_a_model_uses_the_one_inside(tmp_path: Path, capsys: py
     assert (picture.text["prompt"], picture.text["seed"], picture.text["family"]) == ("红色的圆形", "3", "painter")
 
 
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/danqing"])
+def test_a_place_that_takes_no_pictures_is_refused_before_drawing(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["generate", "红色的圆形", "-o", place]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_pictures_are_never_written_over_and_seeds_count_on(tmp_path: Path) -> None:
     from PIL import Image
 

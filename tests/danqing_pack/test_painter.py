@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from danqing_pack import convert, detect, pickles
+from danqing_pack import check, convert, detect, pickles
 from danqing_pack.errors import ConversionError, FormatError, RequestError
 from danqing_pack.tensors import open_safetensors
 
@@ -129,3 +129,47 @@ def test_an_open_text_length_is_asked_for_and_then_remembered(make_painter: Make
         detect(folder, text_length=22)
     back = there_and_back(folder, tmp_path, text_length=21)
     assert detect(back).dimensions.text_length == 21
+
+
+# ---------------------------------------------------------------- parts that do not belong together
+
+@pytest.mark.parametrize(
+    ("vocabulary", "said"),
+    [(b"[PAD]\na\nb", "no [UNK]"), (b"[PAD]\n[UNK]\n\xff\xfe", "no UTF-8"),
+     (b"[PAD]\n[UNK]\n" + b"x\n" * 50, "another checkpoint")],
+)
+def test_a_damaged_vocabulary_is_refused_and_checked(
+    vocabulary: bytes, said: str, make_painter: MakePainter, tmp_path: Path
+) -> None:
+    folder, _, _ = make_painter()
+    convert(folder, tmp_path / "modern", to="diffusers")
+    for place in (folder / "vocab.txt", tmp_path / "modern" / "tokenizer" / "vocab.txt"):
+        place.write_bytes(vocabulary)
+        root = folder if place.parent == folder else tmp_path / "modern"
+        assert any(said in problem for problem in check(root))
+        with pytest.raises(FormatError) as caught:
+            convert(root, tmp_path / "out", to="easynlp")
+        assert said in str(caught.value)
+
+
+def test_a_diffusers_folder_without_a_vocabulary_is_refused(make_painter: MakePainter, tmp_path: Path) -> None:
+    """transformers would make up a vocabulary of five words and draw something else without a sound."""
+    convert(make_painter()[0], tmp_path / "modern", to="diffusers")
+    (tmp_path / "modern" / "tokenizer" / "vocab.txt").unlink()
+    with pytest.raises(FormatError, match="vocab.txt"):
+        convert(tmp_path / "modern", tmp_path / "out", to="diffusers")
+    assert check(tmp_path / "modern")
+
+
+def test_a_component_without_weights_is_named_by_its_folder(make_painter: MakePainter, tmp_path: Path) -> None:
+    convert(make_painter()[0], tmp_path / "modern", to="diffusers")
+    (tmp_path / "modern" / "vqvae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(FormatError, match="vqvae/ in .* has a configuration and no weights file"):
+        detect(tmp_path / "modern")
+
+
+def test_a_head_that_lost_rows_is_named(make_painter: MakePainter) -> None:
+    _, _, state = make_painter()
+    folder, _, _ = make_painter("cut", extra={"transformer.head.weight": state["transformer.head.weight"][:-3]})
+    with pytest.raises(ConversionError, match=r"transformer\.head\.weight has 13 rows"):
+        detect(folder)

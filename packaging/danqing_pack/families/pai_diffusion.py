@@ -307,7 +307,8 @@ def notes(form: Form, options: Options) -> list[str]:
 
 PAI_DIFFUSION = Family(
     name="pai-diffusion",
-    title="Stable Diffusion 1.x with a Chinese text encoder (pai-diffusion-artist, -food, -general-xlarge)",
+    title="Stable Diffusion 1.x with a Chinese text encoder (pai-diffusion-artist, -food, -general-xlarge; EasyNLP's "
+          "stable-diffusion-general is read)",
     signature=Signature(
         legacy_keys=(f"{UNET}.time_embed.0.weight", f"{TEXT}.text_model.embeddings.token_embedding.weight"),
         modern_components={"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"},

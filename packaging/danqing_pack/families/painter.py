@@ -133,6 +133,11 @@ def _legacy_dimensions(form: Legacy, options: Options) -> PainterDimensions:
     layers = len({name.split(".")[2] for name in state if name.startswith("transformer.blocks.")})
     n_unmasked = _unmasked(form)
     text_length, image_length = _lengths(form, block_size, n_unmasked, options.text_length)
+    images, texts = config.get("img_vocab_size"), config.get("text_vocab_size")
+    if isinstance(images, int) and isinstance(texts, int) and images + texts == vocab_size and images != image_vocab_size:
+        raise ConversionError(
+            f"The tensor transformer.head.weight has {image_vocab_size} rows, where config.json and the embeddings count "
+            f"{images} image codes; restore the weights from their source.", problems=["transformer.head.weight"])
     entities = state.get("transformer.ent_emb.weight")
     heads = int(config["n_head"])
     if width % heads:
@@ -239,12 +244,14 @@ def to_modern(form: Form, options: Options) -> Modern:
     size = dimensions(form, options)
     _require_consistent(size)
     if isinstance(form, Modern):
+        _require_vocabulary(vocabulary_of(form.components["tokenizer"]), size)
         transformer_table(size).to_legacy(form.components["transformer"].tensors, "transformer/model.safetensors")
         vqgan_table(size).to_legacy(form.components["vqvae"].tensors, "vqvae/diffusion_pytorch_model.safetensors")
         return _without_code(form)
     if "vocab.txt" not in form.files:
         raise FormatError("The folder has no vocab.txt, without which no prompt can be read; copy it from the "
                           "checkpoint's pretrained folder.", missing="vocab.txt")
+    _require_vocabulary(form.files["vocab.txt"], size)
     state, unused, remade = _set_aside(form, size)
     table = transformer_table(size).under("transformer", "transformer") + vqgan_table(size).under(
         "first_stage_model", "vqvae")
@@ -286,6 +293,11 @@ def _require_consistent(size: PainterDimensions) -> None:
         problems.append(f"{size.vocab_size} embeddings cannot hold {size.image_vocab_size} image codes")
     if problems:
         raise FormatError(f"The parts of this painter do not fit each other: {'; '.join(problems)}.", problems=problems)
+
+
+def _require_vocabulary(vocabulary: Blob, size: PainterDimensions) -> None:
+    if found := vocabulary_problems(vocabulary, size):
+        raise FormatError(" ".join(found), problems=found)
 
 
 def _set_aside(form: Legacy, size: PainterDimensions) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
@@ -369,6 +381,7 @@ def to_legacy(form: Form, options: Options) -> Legacy:
     tensors |= form.unused
     kept = {name.removeprefix("legacy/"): blob for name, blob in form.files.items() if name.startswith("legacy/")}
     vocabulary = vocabulary_of(form.components["tokenizer"])
+    _require_vocabulary(vocabulary, size)
     return Legacy(_legacy_config(size), tensors, {
         "config.json": as_json(_legacy_config(size)), "vocab.txt": vocabulary, **kept})
 
@@ -386,17 +399,23 @@ def _legacy_config(size: PainterDimensions) -> dict[str, Any]:
 # ---------------------------------------------------------------- checking
 
 def problems(form: Form, options: Options) -> list[str]:
-    """What ``danqing check`` says beyond what a conversion would refuse."""
-    size = dimensions(form, options)
-    vocabulary = form.files.get("vocab.txt") if isinstance(form, Legacy) else \
-        form.components["tokenizer"].files.get("vocab.txt")
-    if vocabulary is None:
-        return []
-    lines, text_vocab = len(content(vocabulary).splitlines()), size.vocab_size - size.image_vocab_size
-    if lines > text_vocab:
-        return [f"vocab.txt has {lines} words and the checkpoint {text_vocab} text embeddings; the vocabulary belongs to "
-                "another checkpoint."]
+    """What ``danqing check`` says beyond what a conversion would refuse: nothing, a painter's conversion refuses it all."""
     return []
+
+
+def vocabulary_problems(vocabulary: Blob, size: PainterDimensions) -> list[str]:
+    """What would make this vocabulary useless, or give ids without an embedding."""
+    try:
+        words = content(vocabulary).decode().splitlines()
+    except UnicodeDecodeError:
+        return ["vocab.txt is no UTF-8 text; copy it from the checkpoint's source."]
+    found, text_vocab = [], size.vocab_size - size.image_vocab_size
+    if missing := [word for word in ("[PAD]", "[UNK]") if word not in words]:
+        found.append(f"vocab.txt has no {' and no '.join(missing)}; copy it whole from the checkpoint's source.")
+    if len(words) > text_vocab:
+        found.append(f"vocab.txt has {len(words)} words and the checkpoint {text_vocab} text embeddings; the vocabulary "
+                     "belongs to another checkpoint.")
+    return found
 
 
 PAINTER = Family(

@@ -76,9 +76,13 @@ def open_component(path: Path, library: str, class_name: str) -> Component:
     names = tuple(relative_files(path))
     config = next((name for name in CONFIGS if name in names), None)
     weights, read = _weights(path, names)
+    settings = read_json(path / config) if config else None
+    if settings is not None and not weights and not class_name.endswith("Scheduler") and {
+            "_class_name", "architectures"} & settings.keys():
+        raise FormatError(f"{path.name}/ in {path.parent} has a configuration and no weights file; fetch it.", path=path)
     blobs: dict[str, Blob] = {name: path / name for name in names
                               if name != config and name not in read and not name.endswith(_WEIGHT_ENDINGS)}
-    return Component(library, class_name, read_json(path / config) if config else None, weights, blobs)
+    return Component(library, class_name, settings, weights, blobs)
 
 
 _WEIGHT_ENDINGS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json", ".msgpack", ".h5", ".onnx")

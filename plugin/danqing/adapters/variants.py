@@ -88,6 +88,8 @@ def _open(path: str | Path) -> Image:
     try:
         image = images.open(path)
         image.load()
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}; check the name.") from error
     except (OSError, UnidentifiedImageError) as error:
         raise FormatError(f"{path} cannot be read as an image; give a PNG or JPEG file.") from error
     return image

@@ -15,5 +15,5 @@ def run(args: argparse.Namespace) -> None:
 
     for family in FAMILIES:
         print(f"{family.name}: {family.title}")
-        print(f"  layouts  {', '.join(family.layouts)}, and each of them in an EAS bundle")
+        print(f"  writes   {', '.join(family.layouts)}, and each of them in an EAS bundle")
         print(f"  tasks    {', '.join(family.tasks)}")

@@ -8,6 +8,7 @@ Image k of a call draws with the seed S + k, which its PNG records with the prom
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 from pathlib import Path
@@ -44,13 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw, write a PNG per picture and a contact sheet of several, and say in one line what was written."""
     seed, loading = _checked_seed(args), options.loading(args)
+    _require_writable(args.output)
     keywords = {name: value for name in KEYWORDS if (value := getattr(args, name)) is not None}
     from danqing.loading import load
     from danqing.orders import SharedPipeline
     from danqing.quiet import quiet_libraries
     from danqing.upscaling import upscaler_of
 
-    pipe = load(_model(args.model), device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
+    pipe: Any = load(_model(args.model), device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
+    if keywords and not hasattr(pipe, "transformer"):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in keywords)
+        raise RequestError(f"{pipe.danqing_family} takes no {named}, which only painters do; leave it out.")
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     call = options.prepare(pipe, args, args.prompts)
     for note in call.notes:
@@ -78,6 +83,17 @@ def _checked_seed(args: argparse.Namespace) -> int:
     return int(args.seed)
 
 
+def _require_writable(folder: Path) -> None:
+    """Refuse a place that cannot take pictures before minutes are spent on drawing them."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise RequestError(f"{place} is no folder, so no pictures can be written there; name another one with -o.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RequestError(f"{place} cannot be written to; name another folder with -o.")
+
+
 def _model(name: str | None) -> str | Path:
     """The model to load: the one inside Danqing where none was named."""
     if name is not None:
@@ -93,7 +109,10 @@ def _write(folder: Path, pictures: list[tuple[str, Any]], seed: int, settings: d
 
     from danqing.images import contact_sheet, file_name, save_png
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be made ({error.strerror}); name another folder with -o.") from error
     first = 1 + max((int(each.name[:4]) for each in folder.glob("[0-9][0-9][0-9][0-9]-*.png")), default=0)
     written = []
     for index, (prompt, image) in enumerate(pictures):

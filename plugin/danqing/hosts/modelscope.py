@@ -11,6 +11,7 @@ cannot serve both tasks: the registry writes the task's name into the class.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,10 @@ class DanqingPipeline(Pipeline):  # type: ignore[misc]
 
         self.model = _place(model)
         self.models, self.has_multiple_models = [self.model], False
-        pipe = danqing.load(self.model, device=device, dtype=dtype, torch_dtype=torch_dtype, revision=model_revision,
+        pipe: Any = danqing.load(self.model, device=device, dtype=dtype, torch_dtype=torch_dtype, revision=model_revision,
                             **{name: keywords[name] for name in LOADING & keywords.keys()})
         defaults = {name: value for name, value in keywords.items() if name not in NOT_OURS | LOADING}
+        pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
         self._shared = SharedPipeline(pipe, defaults, truncate=self.truncate)
         self._batch_size = batch_size
         self.device_name, self.device = device, self.pipeline.device

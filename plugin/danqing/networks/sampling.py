@@ -28,14 +28,14 @@ class Sampling:
         if not isinstance(self.temperature, Real) or not 0 < self.temperature < float("inf"):
             raise RequestError(
                 f"temperature must be a positive number, not {self.temperature!r}; "
-                "do_sample=False takes the most probable code."
+                "a small one takes the most probable codes."
             )
         if self.top_k in (None, DEFAULT_TOP_K):
             return
         if not isinstance(self.top_k, Integral) or isinstance(self.top_k, bool) or not 1 <= self.top_k <= vocabulary:
             raise RequestError(
                 f"top_k must lie between 1 and the {vocabulary} image codes of this painter, not {self.top_k!r}; "
-                "None leaves all of them in."
+                "the whole count leaves all of them in."
             )
 
     def probabilities(self, logits: Tensor) -> Tensor:
