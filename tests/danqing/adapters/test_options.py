@@ -106,7 +106,7 @@ def test_a_long_prompt_is_quoted_once(generate: Run, capsys: pytest.CaptureFixtu
     (["--width", "100"], "--width 100 is no multiple of 8; the nearest is 96"),
     (["--height", "0"], "no multiple of 8"),
     (["--steps", "0"], "--steps 0 draws nothing"),
-    (["--image", "absent.png"], "cannot be read as an image"),
+    (["--image", "absent.png"], "There is no file absent.png"),
     (["--image", "absent.png", "--strength", "1.5"], "--strength 1.5 is out of range"),
     (["--lora", "/absent.bin"], "There is nothing at /absent.bin"),
     (["--embedding", "/absent.bin"], "There is nothing at /absent.bin"),

@@ -128,9 +128,11 @@ def test_sizes() -> None:
         fit_image(Image.new("RGB", (5, 66)))
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_a_file_that_is_no_image(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(("content", "said"), [
+    (b"", "cannot be read as an image"), (b"no image", "cannot be read as an image"), (None, "There is no file"),
+])
+def test_a_file_that_is_no_image(tmp_path: Path, content: bytes | None, said: str) -> None:
     if content is not None:
         (tmp_path / "image.png").write_bytes(content)
-    with pytest.raises(FormatError, match="cannot be read as an image"):
+    with pytest.raises(FormatError, match=said):
         open_image(tmp_path / "image.png")
