@@ -60,8 +60,10 @@ class MappedFile:
                                   path=self.path)
             done += count
 
-    def forget(self, start: int, stop: int) -> None:
-        """Give back the resident memory of a stretch that was looked at; it stays readable."""
-        first = start // mmap.PAGESIZE * mmap.PAGESIZE
-        if stop > first and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, first, min(stop, self.size) - first)
+    def forget(self) -> None:
+        """Give back the resident memory of what was looked at; it stays readable.
+
+        All of it, since a look at one page maps its neighbours too: released stretch by stretch, they would pile up.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
