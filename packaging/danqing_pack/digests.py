@@ -24,6 +24,8 @@ Progress = Callable[[int], None]
 
 _BUFFER = 4 << 20
 _BUFFERS = 4
+_READ = 8 << 20
+"""Large, since after each read and each update a thread waits for its turn among the others."""
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -32,7 +34,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     Raises:
         FormatError: the file cannot be read.
     """
-    digest, buffer = hashlib.sha256(), bytearray(1 << 20)
+    digest, buffer = hashlib.sha256(), bytearray(_READ)
     try:
         with open(path, "rb", buffering=0) as file:
             while count := file.readinto(buffer):

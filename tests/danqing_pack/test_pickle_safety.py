@@ -258,6 +258,26 @@ def test_another_kind_of_archive_is_named(saved: Path, tmp_path: Path) -> None:
         pickles.load(tmp_path / "twice")
 
 
+def test_a_record_that_reaches_beyond_the_file_is_refused(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    with zipfile.ZipFile(saved) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data/4"))
+    at = content.rindex(name.encode()) - 46
+    content[at + 20:at + 28] = struct.pack("<II", 1 << 20, 1 << 20)
+    saved.write_bytes(content)
+    with pytest.raises(FormatError, match="cut short: .*data/4 ends at byte"):
+        pickles.load(saved)
+
+
+def test_a_stream_with_other_storages_than_its_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "x", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "x").read_bytes()
+    keys = content.rindex(b"]q\x00X")
+    (tmp_path / "x").write_bytes(content[:keys + 8] + b"?" + content[keys + 9:])
+    with pytest.raises(FormatError, match="other storages"):
+        pickles.load(tmp_path / "x")
+
+
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that claims to inflate beyond what deflate can do, and a pickle beyond any state dict."""
     monkeypatch.setattr(torch_archives, "_LARGEST_PICKLE", 1_000_000)

@@ -291,6 +291,30 @@ def test_blocks_hold_a_little_at_a_time(tmp_path: Path) -> None:
     assert total == 3 * array.nbytes * 2
 
 
+RESIDENT = """
+import sys
+from pathlib import Path
+from danqing_pack.tensors import open_safetensors, write_safetensors
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+tensors = {name: tensor.transpose() for name, tensor in open_safetensors(sys.argv[1]).items()}
+Path("/proc/self/clear_refs").write_text("5")
+before = memory("VmRSS")
+write_safetensors(sys.argv[2], tensors)
+sys.exit(memory("VmHWM") - before > 40 << 10)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's account of memory")
+def test_a_large_file_passes_through_little_memory(tmp_path: Path) -> None:
+    """96 matrices of 1 MiB, transposed: neither the pages they are read from nor their neighbours stay mapped."""
+    matrix = np.ones((512, 512), np.float32)
+    write_safetensors(tmp_path / "x", {f"w{i}": Tensor.of(matrix) for i in range(96)})
+    done = subprocess.run([sys.executable, "-c", RESIDENT, tmp_path / "x", tmp_path / "y"], check=False)
+    assert done.returncode == 0
+
+
 def test_a_digest_of_a_file(tmp_path: Path) -> None:
     import hashlib
 
