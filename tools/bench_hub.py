@@ -69,6 +69,7 @@ class Hub(BaseHTTPRequestHandler):
     """Both hubs with one repository. What is pushed is digested, as a hub does, and forgotten; what is pulled is `folder`."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True      # or every answer waits 40 ms for the client's acknowledgement of its headers
     folder: Path
     digests: dict[str, str]
     rate: float

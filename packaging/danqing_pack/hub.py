@@ -75,10 +75,10 @@ def git_digest(content: Path | bytes) -> str:
 
 @dataclass(frozen=True)
 class Revisions:
-    """The names that a repository's branches and tags have."""
+    """A repository's branches, each with the commit at its tip where the hub says it, and the names of its tags."""
 
-    branches: tuple[str, ...]
-    tags: tuple[str, ...]
+    branches: Mapping[str, str | None]
+    tags: tuple[str, ...] = ()
 
 
 class Upload(Protocol):
@@ -133,20 +133,17 @@ class Hub(Protocol):
     def offline(self) -> str:
         """The setting by which the user forbade the network, or nothing."""
 
-    def exists(self, repository: str) -> bool:
-        """Whether the repository is there, for this token."""
-
     def create(self, repository: str, private: bool) -> None:
         """Make an empty repository. One that exists is left as it is."""
 
-    def revisions(self, repository: str) -> Revisions:
-        """Branches and tags."""
+    def revisions(self, repository: str) -> Revisions | None:
+        """Branches and tags; None: there is no such repository for this token."""
 
     def create_branch(self, repository: str, name: str) -> None:
         """Make a branch where the default one stands."""
 
     def list(self, repository: str, revision: str | None) -> Listing:
-        """Every file of a revision, with digests."""
+        """Every file of a branch, a tag or a commit, with digests."""
 
     def read(self, repository: str, commit: str, name: str) -> bytes:
         """A small file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from .hub import Hub, Listing, Outgoing, Remote, Revisions, Upload
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 SAMPLE = 512
 """How many first bytes the hub looks at to tell text from weights."""
 
@@ -52,15 +54,19 @@ class HuggingFace:
 
         return HfApi(endpoint=self.endpoint(), library_name="danqing")
 
-    def exists(self, repository: str) -> bool:
-        return self._api().repo_exists(repository)
-
     def create(self, repository: str, private: bool) -> None:
         self._api().create_repo(repository, private=private, exist_ok=True)
 
-    def revisions(self, repository: str) -> Revisions:
-        refs = self._api().list_repo_refs(repository)
-        return Revisions(tuple(each.name for each in refs.branches), tuple(each.name for each in refs.tags))
+    def revisions(self, repository: str) -> Revisions | None:
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        try:
+            refs = self._api().list_repo_refs(repository)
+        except GatedRepoError:          # a kind of the next, for a repository that is there
+            raise
+        except RepositoryNotFoundError:
+            return None
+        return Revisions({each.name: each.target_commit for each in refs.branches}, tuple(each.name for each in refs.tags))
 
     def create_branch(self, repository: str, name: str) -> None:
         self._api().create_branch(repository, branch=name, exist_ok=True)
@@ -69,7 +75,8 @@ class HuggingFace:
         from huggingface_hub.hf_api import RepoFile
 
         api = self._api()
-        commit = api.model_info(repository, revision=revision).sha or revision or self.branch
+        commit = revision if revision and COMMIT.fullmatch(revision) else api.model_info(repository, revision=revision).sha
+        commit = commit or revision or self.branch
         files = {}
         for entry in api.list_repo_tree(repository, recursive=True, revision=commit):
             if isinstance(entry, RepoFile):

@@ -64,9 +64,6 @@ class ModelScope:
 
         return HubApi(_settings())
 
-    def exists(self, repository: str) -> bool:
-        return bool(self._api().repo_exists(repository, MODEL))
-
     def create(self, repository: str, private: bool) -> None:
         from modelscope_hub.errors import AlreadyExistsError
 
@@ -75,9 +72,12 @@ class ModelScope:
         except AlreadyExistsError:
             pass
 
-    def revisions(self, repository: str) -> Revisions:
-        branches, tags = self._api().legacy.list_revisions_detail(repository, MODEL)
-        return Revisions(tuple(each["Revision"] for each in branches), tuple(each["Revision"] for each in tags))
+    def revisions(self, repository: str) -> Revisions | None:
+        api = self._api()
+        if not api.repo_exists(repository, MODEL):
+            return None
+        branches, tags = api.legacy.list_revisions_detail(repository, MODEL)
+        return Revisions({each["Revision"]: None for each in branches}, tuple(each["Revision"] for each in tags))
 
     def create_branch(self, repository: str, name: str) -> None:
         from .errors import RequestError

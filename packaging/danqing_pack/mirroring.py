@@ -10,12 +10,12 @@ from pathlib import Path
 
 from .conversion import configuration, convert
 from .errors import CardError, HubError, RequestError, UnsafeError, listing
-from .hub import Hub, Listing, Outgoing, Remote, Repository, Upload, git_digest, unsafe_names
+from .hub import Hub, Listing, Outgoing, Remote, Repository, Revisions, Upload, git_digest, unsafe_names
 from .hub_errors import reach, unwritable
 from .hubs import HUBS, parse
 from .outgoing import CARD, CONFIGURATION
 from .pulling import pull
-from .pushing import KEPT, Push, push
+from .pushing import KEPT, Push, listed, push
 from .tensors import sha256_of
 
 MARKS = {"model_index.json": "text-to-image-synthesis", "pytorch_model.bin": "text-to-image-synthesis",
@@ -72,8 +72,8 @@ class _Mirror:
         if unsafe := unsafe_names(list(source.files)):
             raise UnsafeError(f"{self.origin} has names that would leave a folder: {listing([repr(each) for each in unsafe])}; "
                               "do not use it.")
-        exists = reach(self.to, f"{self.goal} cannot be looked at", lambda: self.to.exists(self.goal.name))
-        there, tags = self._there() if exists else (Listing("", {}), ())
+        found = self._revisions()
+        there, tags = (self._there(found), found.tags) if found else (Listing("", {}), ())
         small = self._small(source)
         passing = [file for name, file in source.files.items()
                    if name not in LEFT and name not in {each.name for each in small}]
@@ -81,14 +81,13 @@ class _Mirror:
         plan = self._plan(source, passing, small, todo, there, tags)
         if dry_run or not plan.changed:
             return replace(plan, dry_run=dry_run)
-        return self._move(plan, source, small, todo, there, exists)
+        return self._move(plan, source, small, todo, there, found is not None)
 
-    def _there(self) -> tuple[Listing, tuple[str, ...]]:
-        what = f"{self.goal} cannot be looked at"
-        found = reach(self.to, what, lambda: self.to.revisions(self.goal.name))
-        if self.branch not in found.branches:
-            return Listing("", {}), found.tags
-        return reach(self.to, what, lambda: self.to.list(self.goal.name, self.branch)), found.tags
+    def _revisions(self) -> Revisions | None:
+        return reach(self.to, f"{self.goal} cannot be looked at", lambda: self.to.revisions(self.goal.name))
+
+    def _there(self, found: Revisions) -> Listing:
+        return listed(self.to, f"{self.goal} cannot be looked at", self.goal, self.branch, found)
 
     def _small(self, source: Listing) -> list[Outgoing]:
         """Card and configuration: the first in the target's spelling, the second made if there is none."""
@@ -139,7 +138,7 @@ class _Mirror:
             if self.branch != goal.branch:
                 reach(goal, f"The branch {self.branch} of {self.goal} cannot be made",
                       lambda: goal.create_branch(name, self.branch))
-            there, _ = self._there()
+            there = self._there(self._revisions() or Revisions({}))
         self.say(f"Moving {len(plan.changed)} files, {plan.travels / 1e6:,.1f} MB, from {self.origin} to {self.goal}")
         upload = goal.upload(name, self.branch, there.commit or None)
         sent = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import manifests
 from .errors import FormatError, HubError, RequestError, listing
-from .hub import Hub, Listing, Outgoing, Repository, Upload
+from .hub import Hub, Listing, Outgoing, Repository, Revisions, Upload
 from .hub_errors import reach
 from .hubs import HUBS, parse
 from .outgoing import CARD, Selection, select
@@ -111,16 +111,22 @@ def push(
 
 def _look(hub: Hub, repository: Repository, branch: str, need_branch: bool) -> _Remote:
     what = f"{repository} cannot be looked at"
-    if not reach(hub, what, lambda: hub.exists(repository.name)):
-        return _Remote(False, branch == hub.branch)
     found = reach(hub, what, lambda: hub.revisions(repository.name))
+    if found is None:
+        return _Remote(False, branch == hub.branch)
     if branch in found.tags and branch not in found.branches:
         raise RequestError(f"{branch} is a tag of {repository.hub}:{repository.name}: push to a branch, and name the result "
                            "with --tag.")
     # A repository without a commit has no branch yet.
-    there = branch in found.branches
-    listing_ = reach(hub, what, lambda: hub.list(repository.name, branch)) if there else Listing("", {})
-    return _Remote(True, there or branch == hub.branch, listing_, found.tags)
+    return _Remote(True, branch in found.branches or branch == hub.branch, listed(hub, what, repository, branch, found),
+                   found.tags)
+
+
+def listed(hub: Hub, what: str, repository: Repository, branch: str, found: Revisions) -> Listing:
+    """What lies on a branch now, and nothing where there is none yet."""
+    if branch not in found.branches:
+        return Listing("", {})
+    return reach(hub, what, lambda: hub.list(repository.name, found.branches[branch] or branch))
 
 
 def _with_card(selection: Selection, folder: Path, there: Listing, repository: Repository, wanted: bool,
@@ -187,7 +193,7 @@ def _send(hub: Hub, plan: Push, remote: _Remote, branch: str, private: bool, mes
     if not remote.exists or not remote.branch:
         # A new repository or branch is not empty everywhere, and the commit builds on what is there.
         found = reach(hub, what, lambda: hub.revisions(name))
-        listing_ = reach(hub, what, lambda: hub.list(name, branch)) if branch in found.branches else Listing("", {})
+        listing_ = listed(hub, what, repository, branch, found or Revisions({}))
     upload = hub.upload(name, branch, listing_.commit or None)
     reach(hub, what, lambda: upload.add(plan.changed), KEPT)
     commit = _commit(hub, plan, upload, branch, message)
