@@ -26,7 +26,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import IO
@@ -183,39 +182,6 @@ def unpack_archive(path: Path, folder: Path, limit: int | None = None, progress:
     if not digests:
         raise FormatError(f"{path} holds no files: it is no bundle.", path=path)
     return digests
-
-
-@dataclass(frozen=True)
-class Glance:
-    """What the beginning of an archive shows."""
-
-    sizes: Mapping[str, int]
-    """Bytes of each file met."""
-    heads: Mapping[str, bytes]
-    """The first bytes of each file met: small files whole."""
-    complete: bool
-    """Whether these are all files."""
-
-
-def glance(path: Path, head: int = SMALL, budget: int = 96 << 20) -> Glance:
-    """Look into an archive without unpacking it: names, sizes and first bytes, up to `budget` unpacked bytes.
-
-    A bundle of ours shows all its small files and the head of its first large one at once. A top folder that holds
-    everything met is left out of the names. Raises as `read_archive` does.
-    """
-    sizes: dict[str, int] = {}
-    heads: dict[str, bytes] = {}
-    complete = True
-    with read_archive(path) as members:
-        for member in members:
-            sizes[member.name], heads[member.name] = member.size, member.read(head)
-            budget -= member.size
-            if budget < 0:
-                complete = False
-                break
-    top = common_folder(sizes)
-    return Glance({name[len(top):]: size for name, size in sizes.items()},
-                  {name[len(top):]: data for name, data in heads.items()}, complete)
 
 
 def common_folder(names: Mapping[str, object]) -> str:

@@ -17,18 +17,22 @@ from .errors import RequestError, listing
 from .family import Form, Options, dimensions_json
 from .json_files import as_json
 from .layouts import LAYOUTS, Layout
-from .layouts.diffusers import weights_name
 from .layouts.layout import Progress
 from .sides import Legacy, Modern
 from .staging import staged_folder
 from .tensors import Tensor, sha256_of
 
+NO_DIGEST = "0" * 64
+"""Stands for a sha256 where a size alone is asked for."""
 UNUSED_NOTE = "Left out what has no modern home (--drop-unused): the way back is partial."
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion wrote, or would write: sizes in bytes by relative name, and lines a user should read."""
+    """What a conversion wrote, or would write: sizes in bytes by relative name, and lines a user should read.
+
+    Of weights that would be written, the size is that of their tensors.
+    """
 
     target: Path
     family: str
@@ -71,15 +75,22 @@ def convert(
         form = target_form(found, layout, options, dtype)
         size = dimensions_json(found.family.dimensions(found.form, options))
         notes = tuple(_notes(found, form, options))
+        contents = layout.contents(form)
+        extra = {"remade": dict(form.remade)} if isinstance(form, Modern) and form.remade is not None else {}
+
+        def manifest(files: Mapping[str, str], sources: Mapping[str, str]) -> bytes:
+            return manifests.encode(manifests.build(
+                family=found.family.name, layout=to, dimensions=size, files=files,
+                source={"layout": found.layout.name, "files": sources}, **extra))
+
         if dry_run:
-            return Conversion(Path(target), found.family.name, to, _planned(layout, form), notes, dry_run=True)
+            planned = contents.sizes()
+            planned[manifests.NAME] = len(manifest(dict.fromkeys(planned, NO_DIGEST), dict.fromkeys(found.names, NO_DIGEST)))
+            return Conversion(Path(target), found.family.name, to, dict(sorted(planned.items())), notes, dry_run=True)
         with staged_folder(target, force=force, sources=[source]) as folder, ThreadPoolExecutor(1) as second_core:
-            names = found.names
-            hashing = {name: second_core.submit(sha256_of, found.folder / name) for name in names}
-            digests = layout.write(form, folder, progress)
-            extra = {"remade": dict(form.remade)} if isinstance(form, Modern) and form.remade is not None else {}
-            manifests.write(folder, family=found.family.name, layout=to, dimensions=size, files=digests, source={
-                "layout": found.layout.name, "files": {name: done.result() for name, done in hashing.items()}}, **extra)
+            hashing = {name: second_core.submit(sha256_of, found.folder / name) for name in found.names}
+            digests = contents.write(folder, progress)
+            (folder / manifests.NAME).write_bytes(manifest(digests, {name: done.result() for name, done in hashing.items()}))
             sizes = {name: (folder / name).stat().st_size for name in sorted([*digests, manifests.NAME])}
     return Conversion(Path(target), found.family.name, to, sizes, notes)
 
@@ -139,18 +150,3 @@ def _notes(found: Opened, form: Form, options: Options) -> list[str]:
     if found.form.left:
         notes.append(f"Not carried over: {listing(found.form.left, 6)}.")
     return notes
-
-
-def _planned(layout: Layout, form: Form) -> dict[str, int]:
-    """Files and sizes of a dry run, written to nowhere: tensors count with their bytes, headers excluded."""
-    from .sides import content
-
-    sizes = {name: len(content(blob)) for name, blob in form.files.items()}
-    if isinstance(form, Legacy):
-        states = {"pytorch_model.bin": form.tensors, **form.attachments}
-        return sizes | {name: sum(each.nbytes for each in tensors.values()) for name, tensors in states.items()}
-    for name, part in form.folders.items():
-        sizes |= {f"{name}/{each}": len(content(blob)) for each, blob in part.files.items()}
-        if part.tensors:
-            sizes[f"{name}/{weights_name(part)}"] = sum(each.nbytes for each in part.tensors.values())
-    return sizes

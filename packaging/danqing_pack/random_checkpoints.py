@@ -63,7 +63,7 @@ def write(family: str, target: str | Path, size: str = "tiny", *, layout: str | 
     kind = next(each for each in FAMILIES if each.name == family)
     nowhere = Opened(Path(), found, MAKERS[family](size == "full"), kind, ())
     with staged_folder(target, force=force) as folder:
-        found.write(target_form(nowhere, found, Options(), dtype), folder, progress)
+        found.contents(target_form(nowhere, found, Options(), dtype)).write(folder, progress)
     return Path(target)
 
 

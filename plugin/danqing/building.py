@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from danqing_pack.errors import ConversionError, FormatError
-from danqing_pack.layouts.diffusers import write_small_files
+from danqing_pack.layouts.diffusers import small_files
+from danqing_pack.layouts.layout import Contents
 from danqing_pack.sides import Component, Modern
 from danqing_pack.tensors import Tensor
 
@@ -42,7 +43,7 @@ def build(form: Modern, dtype: torch.dtype) -> DiffusionPipeline:
 
     kind = getattr(pipelines if form.class_name in pipelines.CLASSES else diffusers, form.class_name)
     with tempfile.TemporaryDirectory(prefix="danqing-") as scratch:
-        write_small_files(form, Path(scratch))
+        Contents(small_files(form)).write(Path(scratch))
         parts: dict[str, Any] = {
             name: build_component(part, Path(scratch) / name, dtype) for name, part in form.components.items()}
     pipe: DiffusionPipeline = kind(**parts, **_arguments(form.settings))

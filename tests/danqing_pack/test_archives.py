@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from danqing_pack import archives, safe_members
-from danqing_pack.archives import glance, read_archive, unpack_archive, write_archive
+from danqing_pack.archives import read_archive, unpack_archive, write_archive
 from danqing_pack.errors import DanqingError, FormatError, UnsafeError
 from danqing_pack.tar_stream import BLOCK, MAX_EXTENSION, TarReader, header
 from hypothesis import HealthCheck, example, given, settings
@@ -470,24 +470,7 @@ def test_any_bytes_raise_only_sentences(tmp_path_factory: pytest.TempPathFactory
         unpacked(b"\x1f\x8b\x08\x00" + data, folder)
 
 
-# ---- looking without unpacking
-
-def test_a_glance_shows_small_files_and_heads_and_stops(tmp_path: Path) -> None:
-    big = os.urandom(5 << 20)
-    files = {"config.json": b"{}", "w.bin": big, "x.bin": big}
-    write_archive(tmp_path / "out", files, lambda _: ("danqing.json", b"{}"))
-    seen = glance(tmp_path / "out", head=1000, budget=6 << 20)
-    assert seen.sizes == {"config.json": 2, "w.bin": 5 << 20, "x.bin": 5 << 20} and not seen.complete
-    assert seen.heads["config.json"] == b"{}" and seen.heads["w.bin"] == big[:1000]
-    seen = glance(tmp_path / "out")
-    assert seen.complete and seen.heads["danqing.json"] == b"{}"
-
-
-def test_a_glance_leaves_out_a_top_folder(tmp_path: Path) -> None:
-    (tmp_path / "out").write_bytes(tar_of(entry("painter/", kind=tarfile.DIRTYPE), entry("painter/config.json", b"{}"),
-                                          entry("painter/below/w", b"x")))
-    assert glance(tmp_path / "out").heads == {"config.json": b"{}", "below/w": b"x"}
-
+# ---- reading
 
 def test_reading_reports_the_bytes_of_the_archive(tmp_path: Path) -> None:
     write_archive(tmp_path / "out", {"w.bin": os.urandom(3 << 20)})

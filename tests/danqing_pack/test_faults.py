@@ -40,7 +40,7 @@ def interrupted(source: Path, how: int) -> subprocess.CompletedProcess[str]:
     pause = "import time, danqing_pack.layouts.layout as layout\n" \
             "write = layout.write_blob\n" \
             "def slow(*args):\n    time.sleep(0.2)\n    return write(*args)\n" \
-            "import danqing_pack.layouts.diffusers as d\nd.write_blob = slow\n"
+            "layout.write_blob = slow\n"
     process = subprocess.Popen(danqing("convert", source, target, "--to", "diffusers", prelude=pause), text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60

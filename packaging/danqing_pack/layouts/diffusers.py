@@ -10,8 +10,8 @@ from .. import manifests, pickles
 from ..errors import FormatError, listing
 from ..json_files import as_json, read_json
 from ..sides import Blob, Component, Modern
-from ..tensors import Tensor, open_safetensors, write_safetensors
-from .layout import Layout, Progress, flat_state, relative_files, write_blob
+from ..tensors import Tensor, open_safetensors
+from .layout import Contents, Layout, flat_state, relative_files
 
 INDEX = "model_index.json"
 UNUSED = "legacy/unused.safetensors"
@@ -119,21 +119,14 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     return flat_state(pickles.load(path), path)[0]
 
 
-def write_folder(form: Modern, folder: Path, progress: Progress | None = None) -> dict[str, str]:
-    """Lay a modern form down in an existing folder; sha256 by relative name."""
-    digests = write_small_files(form, folder)
-    for name, part in form.folders.items():
-        if part.tensors:
-            weights = f"{name}/{weights_name(part)}"
-            digests[weights] = write_safetensors(folder / weights, part.tensors, {"format": "pt"}, progress=progress)
-    if form.unused:
-        (folder / UNUSED).parent.mkdir(exist_ok=True)
-        digests[UNUSED] = write_safetensors(folder / UNUSED, form.unused, progress=progress)
-    return digests
+def contents(form: Modern) -> Contents:
+    """The files of a modern form."""
+    weights = {f"{name}/{weights_name(part)}": part.tensors for name, part in form.folders.items() if part.tensors}
+    return Contents(small_files(form), {**weights, UNUSED: form.unused} if form.unused else weights)
 
 
-def write_small_files(form: Modern, folder: Path) -> dict[str, str]:
-    """Everything but weights; sha256 by relative name."""
+def small_files(form: Modern) -> dict[str, Blob]:
+    """Everything but weights."""
     index: dict[str, Any] = {"_class_name": form.class_name, "_diffusers_version": FORM, **form.settings}
     index |= {name: [part.library, part.class_name] for name, part in form.components.items()}
     small: dict[str, Blob] = {INDEX: as_json(index), **form.files}
@@ -142,7 +135,7 @@ def write_small_files(form: Modern, folder: Path) -> dict[str, str]:
         if part.config is not None:
             config = "scheduler_config.json" if part.class_name.endswith("Scheduler") else "config.json"
             small[f"{name}/{config}"] = as_json(part.config)
-    return {name: write_blob(folder, name, blob) for name, blob in sorted(small.items())}
+    return small
 
 
 def weights_name(part: Component) -> str:
@@ -150,4 +143,4 @@ def weights_name(part: Component) -> str:
     return "diffusion_pytorch_model.safetensors" if "_class_name" in (part.config or {}) else "model.safetensors"
 
 
-DIFFUSERS = Layout("diffusers", Modern, INDEX, matches, open_folder, files, write_folder)
+DIFFUSERS = Layout("diffusers", Modern, INDEX, matches, open_folder, files, contents)

@@ -11,7 +11,7 @@ from ..errors import FormatError
 from ..json_files import as_json, read_json
 from ..sides import Blob, Legacy
 from ..tensors import Tensor
-from .layout import Layout, Progress, flat_state, relative_files, write_blob
+from .layout import Contents, Layout, flat_state, relative_files
 
 WEIGHTS = "pytorch_model.bin"
 CARRIED = ("config.json", "vocab.txt", "train_config.json", "label_mapping.json")
@@ -75,14 +75,9 @@ class _Attached(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-def write_folder(form: Legacy, folder: Path, progress: Progress | None = None) -> dict[str, str]:
-    """Lay a legacy form down in an existing folder; sha256 by relative name. Tensors are written flat, in sorted order."""
-    digests = {name: write_blob(folder, name, blob) for name, blob in sorted(form.files.items())}
-    if "config.json" not in form.files:
-        digests["config.json"] = write_blob(folder, "config.json", as_json(form.config))
-    for name, tensors in sorted({WEIGHTS: form.tensors, **form.attachments}.items()):
-        digests[name] = pickles.dump(folder / name, dict(sorted(tensors.items())), progress=progress)
-    return digests
+def contents(form: Legacy) -> Contents:
+    """The files of a legacy form; state dicts are flat."""
+    return Contents({"config.json": as_json(form.config), **form.files}, {WEIGHTS: form.tensors, **form.attachments})
 
 
-EASYNLP = Layout("easynlp", Legacy, f"{WEIGHTS} beside config.json", matches, open_folder, files, write_folder)
+EASYNLP = Layout("easynlp", Legacy, f"{WEIGHTS} beside config.json", matches, open_folder, files, contents)

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import pickles
 from ..errors import FormatError, listing
 from ..sides import Blob, Legacy, Modern
-from ..tensors import Tensor
+from ..tensors import Tensor, write_safetensors
 
 Progress = Callable[[int], None]
 """Called with the bytes done since the last call."""
 
 
 @dataclass(frozen=True)
+class Contents:
+    """The files of a folder that is to be written, by relative name: small ones, and state dicts."""
+
+    small: Mapping[str, Blob]
+    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Safetensors or pickles, by the ending of the name."""
+    wrapper: str = ""
+    """The key that pickled state dicts are wrapped in; empty for flat ones."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file; of weights those of the tensors alone."""
+        small = {name: len(blob) if isinstance(blob, bytes) else blob.stat().st_size for name, blob in self.small.items()}
+        return small | {name: sum(each.nbytes for each in state.values()) for name, state in self.weights.items()}
+
+    def write(self, folder: Path, progress: Progress | None = None) -> dict[str, str]:
+        """Lay them down in an existing folder; sha256 by relative name."""
+        digests = {name: write_blob(folder, name, blob) for name, blob in sorted(self.small.items())}
+        for name, state in sorted(self.weights.items()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith(".safetensors"):
+                digests[name] = write_safetensors(folder / name, state, {"format": "pt"}, progress=progress)
+            else:
+                flat = dict(sorted(state.items()))
+                digests[name] = pickles.dump(folder / name, {self.wrapper: flat} if self.wrapper else flat, progress=progress)
+        return digests
+
+
+@dataclass(frozen=True)
 class Layout:
-    """One way to lay a checkpoint down. ``write`` returns the sha256 of each file by relative name."""
+    """One way to lay a checkpoint down."""
 
     name: str
     side: type[Legacy] | type[Modern]
@@ -27,7 +56,8 @@ class Layout:
     open: Callable[[Path], Legacy | Modern]
     files: Callable[[Path], tuple[str, ...]]
     """Relative names of the files that belong to the checkpoint: what is hashed, packed and pushed."""
-    write: Callable[[Any, Path, Progress | None], dict[str, str]]
+    contents: Callable[[Any], Contents]
+    """What writing a form of this side comes to."""
 
 
 def relative_files(folder: Path) -> Iterable[str]:

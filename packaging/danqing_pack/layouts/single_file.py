@@ -17,9 +17,9 @@ from pathlib import Path
 from .. import pickles
 from ..json_files import read_json
 from ..sides import Blob, Legacy
-from ..tensors import Tensor, open_safetensors, write_safetensors
+from ..tensors import Tensor, open_safetensors
 from .diffusers import CONFIGS, INDEX, open_component
-from .layout import WRAPPER, Layout, Progress, flat_state, relative_files, write_blob
+from .layout import WRAPPER, Contents, Layout, flat_state, relative_files
 
 WEIGHTS = "model.ckpt"
 CONFIG = "config"
@@ -109,14 +109,10 @@ def _state(path: Path) -> tuple[Mapping[str, Tensor], str]:
     return flat_state(pickles.load(path), path)
 
 
-def write_folder(form: Legacy, folder: Path, progress: Progress | None = None) -> dict[str, str]:
-    """Lay a checkpoint down in an existing folder; sha256 by relative name."""
+def contents(form: Legacy) -> Contents:
+    """The files of a checkpoint."""
     carried = {name: blob for name, blob in form.files.items() if name == VOCABULARY or name.startswith(f"{CONFIG}/")}
-    digests = {name: write_blob(folder, name, blob) for name, blob in sorted(carried.items())}
-    for name, tensors in sorted(form.attachments.items()):
-        digests[name] = write_safetensors(folder / name, tensors, {"format": "pt"}, progress=progress)
-    digests[WEIGHTS] = pickles.dump(folder / WEIGHTS, {WRAPPER: dict(sorted(form.tensors.items()))}, progress=progress)
-    return digests
+    return Contents(carried, {**form.attachments, WEIGHTS: form.tensors}, WRAPPER)
 
 
-SINGLE_FILE = Layout("single-file", Legacy, WEIGHTS, matches, open_path, files, write_folder)
+SINGLE_FILE = Layout("single-file", Legacy, WEIGHTS, matches, open_path, files, contents)

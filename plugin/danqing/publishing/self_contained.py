@@ -22,7 +22,7 @@ from danqing_pack.detection import opened
 from danqing_pack.errors import RequestError
 from danqing_pack.family import Options, dimensions_json
 from danqing_pack.json_files import as_json, read_json
-from danqing_pack.layouts.diffusers import INDEX, write_folder
+from danqing_pack.layouts.diffusers import INDEX, contents
 from danqing_pack.layouts.layout import write_blob
 from danqing_pack.sides import Modern
 from danqing_pack.staging import staged_folder
@@ -54,7 +54,7 @@ def write_self_contained(
         form = with_code(found.family.to_modern(found.form, options))
         size = dimensions_json(found.family.dimensions(found.form, options))
         with staged_folder(target, force=force, sources=[source]) as folder:
-            digests = write_folder(form, folder, progress)
+            digests = contents(form).write(folder, progress)
             digests[INDEX] = _name_code(folder)
             sources = {name: sha256_of(found.folder / name) for name in found.names}
             manifests.write(folder, family=found.family.name, layout="diffusers", dimensions=size, files=digests,
