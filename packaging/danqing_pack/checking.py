@@ -46,8 +46,9 @@ def _caught(step: object) -> list[str]:
 
 
 def _sentences(error: DanqingError) -> list[str]:
-    """An error that collected several problems counts as several."""
-    return [str(each) for each in error.data.get("problems", ())] or [str(error)]
+    """An error that collected several problems counts as several; facts about a file become sentences that name it."""
+    place = error.data.get("place")
+    return [f"{place}: {each}." if place else str(each) for each in error.data.get("problems", ())] or [str(error)]
 
 
 def _configuration(found: Opened) -> list[str]:

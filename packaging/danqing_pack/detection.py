@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from .errors import ConversionError, FormatError, listing
+from .errors import ConversionError, FormatError, UnsafeError, listing
 from .families import FAMILIES
 from .family import Family, Form, Options, dimensions_json
 from .layouts import LAYOUTS, Layout
@@ -85,8 +86,31 @@ def detect(path: str | Path, text_length: int | None = None) -> Found:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Opened]:
-    """A checkpoint lying open for as long as the block lasts; a bundle is unpacked beside the temporary files."""
+    """A checkpoint lying open for as long as the block lasts; a bundle is unpacked beside the temporary files.
+
+    What is wrong with it is said of ``path``, also where the sentence comes from the block.
+    """
     path = Path(path)
+    with _said_of(path):
+        yield from _opened(path)
+
+
+@contextmanager
+def _said_of(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Have every problem of a checkpoint name it: in front, or in place of the folder that it was unpacked to."""
+    try:
+        yield
+    except (FormatError, ConversionError, UnsafeError) as error:
+        text = str(error)
+        named = text.replace(str(instead_of), str(path)) if instead_of else text
+        if not re.search(rf"(?<![\w./-]){re.escape(str(path))}(?![\w-])", named):
+            named = f"{path}: {named}"
+        if named == text:
+            raise
+        raise type(error)(named, **error.data) from error
+
+
+def _opened(path: Path) -> Iterator[Opened]:
     if path.is_dir():
         yield open_folder(path)
         return
@@ -100,7 +124,8 @@ def opened(path: str | Path) -> Iterator[Opened]:
     with tempfile.TemporaryDirectory(prefix="danqing-") as scratch:
         folder = Path(scratch) / "model"
         unpack(path, folder)
-        yield open_folder(folder)
+        with _said_of(path, instead_of=folder):
+            yield open_folder(folder)
 
 
 def open_folder(path: Path) -> Opened:

@@ -80,8 +80,14 @@ def pack(source: str | os.PathLike[str], bundle: str | os.PathLike[str], flavor:
     with (opened(source) as given, staged_file(bundle, force, sources=[source]) as staging,
           _in_flavor(given, bundle, flavor, text_length, progress) as found):
         files = _files(found, text_length)
-        archives.write_archive(staging, files, _describing(found, text_length), progress)
-        sizes = {name: path.stat().st_size for name, path in files.items()}
+        describe, sizes = _describing(found, text_length), {name: path.stat().st_size for name, path in files.items()}
+
+        def closing(digests: dict[str, str]) -> tuple[str, bytes]:
+            name, data = describe(digests)
+            sizes[name] = len(data)
+            return name, data
+
+        archives.write_archive(staging, files, closing, progress)
         return Packed(bundle, found.family.name, found.layout.name, sizes, staging.stat().st_size)
 
 

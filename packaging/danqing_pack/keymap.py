@@ -126,7 +126,7 @@ class KeyMap:
         if problems:
             raise ConversionError(
                 f"{place} does not fit its family: {'; '.join(problems)}; compare it with the folder it was saved from.",
-                problems=problems, missing=missing, unknown=unknown,
+                problems=problems, missing=missing, unknown=unknown, place=place,
             )
         return out
 

@@ -111,7 +111,7 @@ def _refuse_target(target: Path, force: bool, sources: tuple[Path, ...], folder:
     if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
         raise RequestError(f"{target} exists and is no {wanted}: choose another place for the output.", path=target)
     if not force:
-        raise RequestError(f"{target} exists: choose another place, or replace it with --force (force=True).",
+        raise RequestError(f"{target} exists: choose another place, or replace it with --force.",
                            path=target)
     for kept, what in [*((source, "the source") for source in sources), (Path.cwd(), "the working directory"),
                        (Path(os.path.expanduser("~")), "the home directory")]:

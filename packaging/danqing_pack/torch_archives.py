@@ -126,8 +126,8 @@ def _directory(file: MappedFile) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(file.path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     except zipfile.BadZipFile as error:
-        raise FormatError(f"{file.path} is cut short or damaged: the directory at its end is missing or wrong "
-                          f"({error}); fetch it again.", path=file.path) from error
+        raise FormatError(f"{file.path} is cut short or damaged: the directory at its end is missing or "
+                          "wrong; fetch it again.", path=file.path) from error
     except (ValueError, NotImplementedError, OverflowError, IndexError, struct.error, OSError) as error:
         raise _damaged(file, f"its directory cannot be read ({error})") from error
     twice = sorted(name for name, count in Counter(entry.filename for entry in entries).items() if count > 1)

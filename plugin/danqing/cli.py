@@ -42,6 +42,10 @@ VERBS = {
 }
 
 
+NO_READER = 141
+"""The exit code where whoever read our output has gone, as of a program that SIGPIPE ended."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. 0: done, 1: a problem that its sentence names, 2: wrong usage, 130: Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -67,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output has gone; whatever is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return NO_READER
 
 
 def _run(arguments: list[str]) -> int:

@@ -12,19 +12,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from danqing_pack.errors import RequestError
 
 from danqing.loading import load
 from danqing.pipelines import ROWS
 
-if TYPE_CHECKING:
-    pass
-
 Row = dict[str, Any]
 DEFAULT_MODELS = {"text2image_generation": "artist-base-zh"}
 """Tasks of EasyNLP and the model each stands for where none is named; any other word names a model."""
+TASKS = (*DEFAULT_MODELS, "latent_diffusion", "text-to-image-synthesis")
+"""Words that say no more than that pictures are wanted."""
 
 
 def pipeline(task_or_name: str, path: str | Path | None = None, **parameters: Any) -> EasyNLPPipeline:
@@ -37,8 +36,12 @@ def pipeline(task_or_name: str, path: str | Path | None = None, **parameters: An
             are EasyNLP's user parameters, such as ``max_generated_num``.
 
     Raises:
-        FormatError: there is no such model. RequestError: a parameter that the family does not take.
+        FormatError: there is no such model. RequestError: another task of EasyNLP's, or a parameter that the family does
+        not take.
     """
+    if "_" in task_or_name and task_or_name not in TASKS and "/" not in task_or_name:
+        # EasyNLP spells its tasks with underscores and its models with hyphens.
+        raise RequestError(f"There is no task {task_or_name} here; name one of {', '.join(TASKS)}, or a model.")
     loading = {name: parameters.pop(name) for name in ("device", "dtype", "torch_dtype", "text_length", "weights", "revision")
                if name in parameters}
     pipe: Any = load(path if path is not None else DEFAULT_MODELS.get(task_or_name, task_or_name), **loading)

@@ -39,6 +39,21 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     return _by_name(text, revision)
 
 
+def find_checkpoint(name: str | Path, text_length: int | None = None) -> Path:
+    """As ``find_model``, and a folder must be a whole checkpoint: a moment's look, before anything heavy is imported.
+
+    Raises as ``find_model`` and ``danqing.load`` do.
+    """
+    from danqing_pack.detection import opened
+    from danqing_pack.family import Options
+
+    place = find_model(name)
+    if place.is_dir():
+        with opened(place) as found:
+            found.family.to_modern(found.form, Options(text_length=text_length))
+    return place
+
+
 def _by_name(name: str, revision: str | None) -> Path:
     tried = [f"the path {name}"]
     root = Path(os.environ.get("EASYNLP_CACHE_ROOT") or Path.home() / ".easynlp")

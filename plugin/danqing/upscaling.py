@@ -93,8 +93,8 @@ def _opened(place: Path) -> Iterator[Component]:
         with opened(place) as checkpoint:
             form = checkpoint.family.to_modern(checkpoint.form, Options())
             if "upscaler" not in form.attachments:
-                raise FormatError(f"{place} has no upscaler; name a checkpoint that has one, or a file "
-                                  "RRDB_ESRGAN_x4.pth.", path=place)
+                raise FormatError(f"{place} has no upscaler; pictures are enlarged by a checkpoint that carries "
+                                  "one, or by danqing.load_upscaler with a file such as RRDB_ESRGAN_x4.pth.", path=place)
             yield form.attachments["upscaler"]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,42 @@ def test_output_into_a_closed_pipe_is_no_traceback(painter_checkpoint: Path) -> 
         f"{sys.executable} -m danqing detect {painter_checkpoint} --json | true", shell=True, capture_output=True, text=True,
         check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["generate", "猫", "-m"], ["serve"]])
+def test_a_broken_folder_is_refused_before_anything_heavy_begins(painter_copy: Path, words: list[str]) -> None:
+    (painter_copy / "vocab.txt").unlink()
+    done = run(*words, painter_copy, PYTHONPROFILEIMPORTTIME="1")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 1 and len(said) == 1 and said[0].startswith(f"danqing: {painter_copy}: The folder has no vocab")
+    assert not {"torch", "diffusers"} & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_a_problem_inside_a_bundle_is_told_of_the_bundle(painter_copy: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "model.tar.gz"
+    (painter_copy / "config.json").write_text("[]")
+    with tarfile.open(bundle, "w:gz") as archive:
+        archive.add(painter_copy, ".")
+    said = run("detect", bundle).stderr
+    assert said == f"danqing: config.json in {bundle} holds no JSON object; restore it from its source.\n"
+
+
+def test_a_prompt_must_be_text(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "danqing", "generate", b"\xff\xfe", "-o", tmp_path / "out"], capture_output=True,
+                          check=False)
+    assert done.returncode == 1 and b"is no UTF-8" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_painter_says_what_it_does_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "红色的圆形" * 20
+    assert cli.main(["generate", prompt, "-o", str(tmp_path), "--seed", "1"]) == 0
+    # The model inside reads 32 tokens, of this prompt one for each character.
+    said = capsys.readouterr().err
+    assert "longer than the 32 tokens" in said and said.endswith(f"left out: “{prompt[32:72]}…”, 68 characters.\n")
+
+
+def test_a_demo_whose_reader_goes_away_ends_in_silence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f'"{sys.executable}" -m danqing demo -o "{tmp_path / "out"}" | true; echo "${{PIPESTATUS[0]}}"', shell=True,
+        executable="/bin/bash", capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("141\n", "")

@@ -76,7 +76,7 @@ def test_only_files_of_the_checkpoint_go_in(painter_copy: Path, tmp_path: Path) 
     assert set(names_in(tmp_path / "out.tar.gz")) == {"config.json", "vocab.txt", "pytorch_model.bin", "danqing.json",
                                                       "RRDB_ESRGAN_x4.pth"}
     assert done.flavor == "easynlp" and done.size == (tmp_path / "out.tar.gz").stat().st_size
-    assert "painter, easynlp layout, 4 files" in done.describe()
+    assert "painter, easynlp layout, 5 files" in done.describe()
 
 
 def test_the_other_flavor_converts_first_and_leaves_no_scratch(painter_checkpoint: Path, tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ def _legacy_dimensions(form: Legacy, options: Options) -> PainterDimensions:
     heads = int(config["n_head"])
     if width % heads:
         raise FormatError(
-            f"The transformer is {width} wide and config.json says n_head {heads}, which does not divide it; "
-            "correct n_head in config.json.", width=width, heads=heads)
+            f"The transformer is {width} wide and has n_head {heads} {'in' if 'n_head' in form.config else 'for want of one in'} "
+            "config.json, which does not divide it; set n_head there as the model was trained.", width=width, heads=heads)
     return PainterDimensions(
         vocab_size, image_vocab_size, block_size, text_length, image_length, layers, heads, width, n_unmasked,
         entities.shape[1] if entities is not None and entities.ndim == 2 else 0, codes, code_width,

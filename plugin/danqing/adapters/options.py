@@ -103,23 +103,26 @@ def prepare(pipe: Any, args: argparse.Namespace, prompts: Sequence[str]) -> Call
 
     Raises ``RequestError`` for options that this model does not take, ``FormatError`` for images that cannot be read.
     """
+    from danqing.adapters.prompts import cut_warnings
+
     keywords = {ours: value for name, ours in KEYWORDS.items() if (value := getattr(args, name)) is not None}
     if not hasattr(pipe, "unet"):
         foreign = [name for name in (*KEYWORDS, *IMAGES, "fast") if getattr(args, name) is not None]
         if foreign:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
             raise RequestError(f"This model takes no {named}; only diffusion models do.")
-        return Call(pipe)
-    from danqing.adapters.prompts import cut_warnings
+        return Call(pipe, notes=cut_warnings(pipe, prompts))
     from danqing.adapters.variants import variant
 
     call = Call(variant(pipe, image=args.image is not None, mask=args.mask is not None), keywords)
     _add_images(call, args)
     call.notes += cut_warnings(pipe, [*prompts, *([args.negative_prompt] if args.negative_prompt else [])])
     if args.fast:
-        from danqing.adapters.acceleration import accelerate
+        from danqing.adapters.acceleration import Speedups, accelerate
 
-        call.notes.append(f"Fast: {accelerate(call.pipe, level=args.fast)}.")
+        chosen = accelerate(call.pipe, level=args.fast)
+        call.notes.append(f"--fast: {chosen}." if chosen != Speedups() else
+                          "--fast changes nothing here: nothing it knows makes this model faster on this device.")
     return call
 
 

@@ -60,7 +60,10 @@ def _command(*words: str | Path) -> None:
 
     typed = [str(word) for word in words]
     print(f"\n$ danqing {shlex.join(typed)}", flush=True)
-    if cli.main(typed):
+    code = cli.main(typed)
+    if code == cli.NO_READER:
+        raise BrokenPipeError
+    if code:
         raise DanqingError(f"The demo stops here: `danqing {typed[0]}` found a problem.")
 
 

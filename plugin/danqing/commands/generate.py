@@ -44,15 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, write a PNG per picture and a contact sheet of several, and say in one line what was written."""
+    _require_text(args.prompts)
     seed, loading = _checked_seed(args), options.loading(args)
     _require_writable(args.output)
     keywords = {name: value for name in KEYWORDS if (value := getattr(args, name)) is not None}
+    place = _model(args.model, args.text_length)
     from danqing.loading import load
     from danqing.orders import SharedPipeline
     from danqing.quiet import quiet_libraries
     from danqing.upscaling import upscaler_of
 
-    pipe: Any = load(_model(args.model), device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
+    pipe: Any = load(place, device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
     if keywords and not hasattr(pipe, "transformer"):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in keywords)
         raise RequestError(f"{pipe.danqing_family} takes no {named}, which only painters do; leave it out.")
@@ -69,6 +71,13 @@ def run(args: argparse.Namespace) -> None:
         "family": pipe.danqing_family, **({"upscale": True} if args.upscale else {}), **keywords,
         **options.recorded(args)})
     print(f"Wrote {len(pictures)} picture{'s' if len(pictures) > 1 else ''} to {args.output}: {', '.join(written)}.")
+
+
+def _require_text(prompts: list[str]) -> None:
+    for prompt in prompts:
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            readable = prompt.encode("utf-8", "replace").decode()
+            raise RequestError(f"The prompt “{readable}” is no UTF-8; let the terminal or the script write UTF-8.")
 
 
 def _checked_seed(args: argparse.Namespace) -> int:
@@ -94,10 +103,12 @@ def _require_writable(folder: Path) -> None:
         raise RequestError(f"{place} cannot be written to; name another folder with -o.")
 
 
-def _model(name: str | None) -> str | Path:
-    """The model to load: the one inside Danqing where none was named."""
+def _model(name: str | None, text_length: int | None) -> str | Path:
+    """Where the model lies, the one inside Danqing where none was named; what is no checkpoint is refused at once."""
+    from danqing.places import find_checkpoint
+
     if name is not None:
-        return name
+        return find_checkpoint(name, text_length)
     from danqing.mini import CHECKPOINT
 
     return CHECKPOINT

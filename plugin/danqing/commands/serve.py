@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from danqing.serve.metrics import Metrics
     from danqing.serve.running import listen, run, say
 
+    place = _model(args.model, args.text_length)
     token = read_token(args.token_file)
     os.environ.pop("DANQING_TOKEN", None)  # no library and no child process needs it
     sock, metrics = listen(args.host, args.port), Metrics()
@@ -81,17 +82,17 @@ def run(args: argparse.Namespace) -> None:
     host, port = sock.getsockname()[:2]
     say(f"Listening on http://{f'[{host}]' if ':' in host else host}:{port}"
         + ("." if token else "; no token is set, so it is open to whoever reaches it."))
-    run(app, sock, lambda: _service(args, metrics), say, args.queue)
+    run(app, sock, lambda: _service(place, args, metrics), say, args.queue)
 
 
-def _service(args: argparse.Namespace, metrics: Metrics) -> Service:
+def _service(place: str | Path, args: argparse.Namespace, metrics: Metrics) -> Service:
     from danqing.loading import load
     from danqing.serve.served_model import ServedModel
     from danqing.serve.service import Service
     from danqing.serve.translation import Translator
 
     translator = Translator(args.translator) if args.translator is not None else None
-    pipe = load(_model(args.model), device=args.device, dtype=args.dtype, text_length=args.text_length)
+    pipe = load(place, device=args.device, dtype=args.dtype, text_length=args.text_length)
     return Service(ServedModel(pipe), _limits(args), translator=translator, queue=args.queue, batch=args.batch,
                    keepalive=args.keepalive / 1000, worker_threads=args.worker_threads, metrics=metrics)
 
@@ -100,10 +101,15 @@ def _limits(args: argparse.Namespace) -> Limits:
     return Limits(**{name: getattr(args, f"max_{name}") for name in UNITS})
 
 
-def _model(name: str | None) -> str | Path:
-    """The model to serve: the one inside Danqing where none was named."""
+def _model(name: str | None, text_length: int | None) -> str | Path:
+    """The model to serve, the one inside Danqing where none was named; a folder is looked into before anybody may ask.
+
+    What a hub holds is fetched while the service listens.
+    """
     if name is not None:
-        return name
+        from danqing.places import find_checkpoint
+
+        return find_checkpoint(name, text_length) if Path(name).expanduser().exists() else name
     from danqing.mini import CHECKPOINT
 
     return CHECKPOINT

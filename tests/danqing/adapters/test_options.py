@@ -90,7 +90,7 @@ def test_an_image_is_the_same_alone_and_among_others(generate: Run, picture: Pat
 
 def test_fast_says_what_it_picked_for_a_small_model(generate: Run, capsys: pytest.CaptureFixture[str]) -> None:
     generate("--fast")
-    assert capsys.readouterr().err == "Fast: nothing that would pay.\n"
+    assert capsys.readouterr().err == "--fast changes nothing here: nothing it knows makes this model faster on this device.\n"
 
 
 def test_a_long_prompt_is_quoted_once(generate: Run, capsys: pytest.CaptureFixture[str]) -> None:
