@@ -23,7 +23,9 @@ def check(path: str | Path, text_length: int | None = None) -> list[str]:
         with opened(path) as found:
             return _problems(found, Options(text_length=text_length))
     except DanqingError as error:
-        return _sentences(error)
+        # What cannot be opened may have further problems, in files that can.
+        folder = Path(path)
+        return _sentences(error) + (_beside_weights(folder) if folder.is_dir() else [])
 
 
 def _problems(found: Opened, options: Options) -> list[str]:
@@ -32,9 +34,15 @@ def _problems(found: Opened, options: Options) -> list[str]:
         if layout.name in found.family.layouts:
             problems += _caught(lambda layout=layout: target_form(found, layout, options))
     problems += _caught(lambda: problems.extend(found.family.problems(found.form, options)))
-    problems += _caught(lambda: problems.extend(_configuration(found)))
-    problems += manifests.verify(found.folder)
+    problems += _beside_weights(found.folder)
     return list(dict.fromkeys(problems))
+
+
+def _beside_weights(folder: Path) -> list[str]:
+    """What can be told without opening the weights."""
+    problems: list[str] = []
+    problems += _caught(lambda: problems.extend(_configuration(folder)))
+    return problems + manifests.verify(folder)
 
 
 def _caught(step: object) -> list[str]:
@@ -51,9 +59,9 @@ def _sentences(error: DanqingError) -> list[str]:
     return [f"{place}: {each}." if place else str(each) for each in error.data.get("problems", ())] or [str(error)]
 
 
-def _configuration(found: Opened) -> list[str]:
+def _configuration(folder: Path) -> list[str]:
     """What would make ModelScope refuse the folder, or demand trust_remote_code."""
-    path = found.folder / "configuration.json"
+    path = folder / "configuration.json"
     if not path.is_file():
         return []
     settings = read_json(path)

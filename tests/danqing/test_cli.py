@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from danqing import cli
+from danqing_pack.checking import check
 
 VERBS = sorted(cli.VERBS)
 
@@ -86,6 +88,17 @@ def test_check_lists_every_problem_at_once(painter_copy: Path, capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     for word in ("vocab.txt", "plugins", "allow_remote", "no framework", "no task", "no pipeline"):
         assert any(word in line for line in lines), (word, lines)
+
+
+def test_weights_that_cannot_be_opened_hide_no_other_problem(painter_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(painter_folder, tmp_path / "folder")
+    (folder / "vqvae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
+    (folder / "configuration.json").write_text("{}")
+    (folder / "tokenizer" / "vocab.txt").write_text("changed")
+    problems = check(folder)
+    assert "diffusion_pytorch_model.safetensors" in problems[0]
+    assert any("configuration.json has no task" in each for each in problems)
+    assert any(each.startswith("tokenizer/vocab.txt is not the file") for each in problems)
 
 
 def test_a_vocabulary_of_another_checkpoint_is_a_problem(painter_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
