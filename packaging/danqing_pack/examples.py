@@ -62,6 +62,10 @@ class Examples(Sequence[Example]):
         """The text alone, without decoding or opening the image."""
         raise NotImplementedError
 
+    def cell(self, index: int, column: str) -> str:
+        """Another column as text. Raises RequestError and FormatError: there is none."""
+        raise NotImplementedError
+
     def where(self, index: int) -> str:
         """The place of an example, for a sentence."""
         return f"line {self._rows.number(index)} of {self._rows.path}"
@@ -83,6 +87,10 @@ class TableExamples(Examples):
         line = self._rows[index]
         return self._table.text(line, self._table.cells(line)[self._text])
 
+    def cell(self, index: int, column: str) -> str:
+        line = self._rows[index]
+        return self._table.text(line, self._table.cells(line)[self._table.schema.index(column)], column)
+
     def _read(self, line: Line, index: int) -> Example:
         cells = self._table.cells(line)
         idx = str(index + 1) if self._idx is None else self._table.text(line, cells[self._idx], "idx")
@@ -99,6 +107,10 @@ class FolderExamples(Examples):
     def text(self, index: int) -> str:
         line = self._rows[index]
         return self._folder.text(line, self._folder.record(line), self._text)
+
+    def cell(self, index: int, column: str) -> str:
+        line = self._rows[index]
+        return self._folder.text(line, self._folder.record(line), column)
 
     def _read(self, line: Line, index: int) -> Example:
         record = self._folder.record(line)

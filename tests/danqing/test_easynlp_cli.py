@@ -120,8 +120,22 @@ class Letters:
     def settings(self, args: argparse.Namespace, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return dict(parameters)
 
+    def rows_per_record(self, parameters: Mapping[str, Any]) -> int:
+        return int(parameters.get("each", 1))
+
+    def inputs(self, parameters: Mapping[str, Any]) -> Sequence[str]:
+        return [parameters["input"]] if "input" in parameters else []
+
+    def checker(self, parameters: Mapping[str, Any]) -> Callable[[Mapping[str, str]], None]:
+        def check(record: Mapping[str, str]) -> None:
+            if record["text"] == parameters.get("refuses"):
+                raise ValueError("that is no text")
+
+        return check
+
     def predictor(self, args: argparse.Namespace, parameters: Mapping[str, Any]) -> Any:
         self.loaded += 1
+        self.each = self.rows_per_record(parameters)
         return SimpleNamespace(columns=self.COLUMNS, rows=self._rows)
 
     def _rows(self, records: Sequence[dict[str, str]], first: int) -> list[dict[str, Any]]:
@@ -129,7 +143,7 @@ class Letters:
         if self.dies_at is not None and first + len(records) > self.dies_at:
             raise KeyboardInterrupt
         return [{"idx": record["idx"], "text": record["text"].upper(), "gen_imgbase64": [f"{record['text']}{row}"]}
-                for row, record in enumerate(records, first)]
+                for row, record in enumerate((record for record in records for _ in range(self.each)), first * self.each)]
 
 
 @pytest.fixture
@@ -181,6 +195,31 @@ def test_a_run_goes_on_after_the_last_complete_row(
     # batches begin where they would have begun, so that even rounding is the same
     assert [first for first, _ in family.batches] == [first for first in (0, 3, 6) if rows < min(first + 3, 7)]
     assert family.loaded == (rows < 7)
+
+
+@pytest.mark.parametrize("rows", range(0, 22))
+def test_several_rows_of_a_text_stay_with_it(
+        rows: int, order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    whole = "".join(f"{i}\tTEXT{i}\t['text{i}{(i - 1) * 3 + k}']\tcolour{i}\n" for i in range(1, 8) for k in range(3))
+    with pytest.raises(KeyboardInterrupt):
+        predict(Letters(dies_at=3), order("--append_cols=colour"), {"each": 3})
+    partial = tmp_path / "out/o.tsv.partial"
+    assert partial.read_text() == "".join(whole.splitlines(keepends=True)[:9])
+    partial.write_text("".join(whole.splitlines(keepends=True)[:rows]) + "3\tTEX")
+    family = Letters()
+    predict(family, order("--append_cols=colour", "--resume"), {"each": 3})
+    assert (tmp_path / "out/o.tsv").read_text() == whole
+    assert [first for first, _ in family.batches] == [first for first in (0, 3, 6) if rows < min(first + 3, 7) * 3]
+
+
+def test_a_family_s_own_columns_are_read_and_judged_first(
+        order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
+    family = Letters()
+    with pytest.raises(RequestError, match="no column 'lex_id'; the schema names idx, text, colour"):
+        predict(family, order(), {"input": "lex_id"})
+    with pytest.raises(FormatError, match="Line 4 of .*: that is no text"):
+        predict(family, order(), {"refuses": "text4"})
+    assert not family.loaded and not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_is_neither_overwritten_nor_mixed(

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from danqing_pack.errors import RequestError
-
 from danqing.easynlp_cli.flags import parse
 
 RAW_ARGUMENTS = True
 """The flags are this module's own to read: an unknown one is answered with the nearest."""
 
-FAMILIES = {"text2image_generation": "danqing.easynlp_cli.painter"}
+FAMILIES = {"text2image_generation": "danqing.easynlp_cli.painter", "latent_diffusion": "danqing.easynlp_cli.latent"}
 """--app_name -> the module that knows its parameters, loads, trains and evaluates it."""
 
 
@@ -23,9 +21,6 @@ def run(argv: Sequence[str]) -> int | None:
     from danqing.easynlp_cli.parameters import parse_parameters
 
     args = parse(argv)
-    if args.app_name not in FAMILIES:
-        raise RequestError(f"--app_name={args.app_name} is not carried out by this version; it knows "
-                           f"{', '.join(FAMILIES)}.")
     family: Any = import_module(FAMILIES[args.app_name])
     parameters = parse_parameters(args.user_defined_parameters, family.PARAMETERS)
     try:

@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     painter.add_argument("--vocab", metavar="VOCAB_TXT", help="from scratch: the vocabulary, one token a line")
     painter.add_argument("--prompts", nargs="+", default=[], metavar="TEXT", help="what to draw with --sample-every")
     painter.add_argument("--random-crop", action="store_true", help="cut at random, not in the centre; no codes are cached")
+    painter.add_argument("--entities", metavar="FILE", help="for a painter with knowledge: the matrix of entity vectors; "
+                         "the tables then need lex_id, pos_s, pos_e and token_len")
+    painter.add_argument("--entity-count", type=int, default=10, metavar="N", help="entities of a text that count")
     painter.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     painter.add_argument("--output-dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
     vqgan = recipes.add_parser("vqgan", help="the first stage, from pictures alone")
@@ -72,6 +75,8 @@ def _shared(parser: argparse.ArgumentParser, model: str) -> None:
     loop.add_argument("--log-every", type=int, default=50, metavar="STEPS")
     loop.add_argument("--save-every", type=int, default=500, metavar="STEPS")
     loop.add_argument("--keep", type=int, default=2, metavar="N", help="checkpoints to keep")
+    loop.add_argument("--choose", choices=("last", "best"), default="last",
+                      help="the weights in DIR/model: those of the last step, or of the lowest validation")
     loop.add_argument("--validate-every", type=int, default=500, metavar="STEPS")
     loop.add_argument("--sample-every", type=int, default=0, metavar="STEPS", help="0: never")
     loop.add_argument("--tensorboard", action="store_true")

@@ -4,30 +4,71 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from danqing_pack.errors import FormatError
+from danqing_pack.errors import FormatError, RequestError
+
+from danqing.easynlp_cli.machines import chosen_device, device_and_dtype, tell_missing_gpu
 
 if TYPE_CHECKING:
     from danqing.pipelines.painter import PainterPipeline
+    from danqing.train.entities import EntityVectors
 
 COLUMNS = ("idx", "text", "gen_imgbase64")
 
 PARAMETERS = {
     "pretrain_model_name_or_path": str, "vqgan_ckpt_path": str, "size": int, "random_crop": bool, "text_len": int,
     "img_len": int, "img_vocab_size": int, "text_vocab_size": int, "n_layer": int, "n_head": int, "n_embd": int,
-    "max_generated_num": int, "top_k": int, "temperature": float, "vocab_path": str,
+    "entity_emb_path": str, "entity_num": int, "max_generated_num": int, "top_k": int, "temperature": float,
+    "vocab_path": str,
 }
 """The keys of --user_defined_parameters; the last three are ours."""
 
 
 def settings(args: argparse.Namespace, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What the pictures depend on besides text, seed and checkpoint."""
-    from danqing.devices import resolve_device, resolve_dtype
+    from danqing.easynlp_cli.predicting import fingerprint
 
-    device = resolve_device(_device(args))
-    return {**_drawing(parameters), "device": device.type, "dtype": str(resolve_dtype(args.dtype, device))}
+    vectors = open_entities(parameters)
+    knowledge = {} if vectors is None else {"entity_emb_path": fingerprint(str(vectors.path)),
+                                            "entity_num": vectors.count}
+    return {**_drawing(parameters), **knowledge, **device_and_dtype(args)}
+
+
+def rows_per_record(parameters: Mapping[str, Any]) -> int:
+    """All images of a text stand in one row."""
+    return 1
+
+
+def inputs(parameters: Mapping[str, Any]) -> Sequence[str]:
+    """The columns that name entities, for the knowledge variant."""
+    from danqing.train.entities import COLUMNS as KNOWLEDGE
+
+    return KNOWLEDGE if "entity_emb_path" in parameters else ()
+
+
+def checker(parameters: Mapping[str, Any]) -> Callable[[Mapping[str, str]], None]:
+    """Entities must be readable and have vectors."""
+    from danqing.train.entities import spans_of
+
+    vectors = open_entities(parameters)
+    return lambda record: vectors.check(spans_of(record)) if vectors is not None else None
+
+
+def open_entities(parameters: Mapping[str, Any]) -> EntityVectors | None:
+    """The matrix that entity_emb_path names. Raises FormatError and RequestError."""
+    from danqing.train.entities import ENTITIES, EntityVectors
+
+    if "entity_emb_path" not in parameters:
+        if "entity_num" in parameters:
+            raise RequestError("--user_defined_parameters: entity_num counts entities of entity_emb_path, which is "
+                               "missing.")
+        return None
+    count = parameters.get("entity_num", ENTITIES)
+    if count < 1:
+        raise RequestError(f"--user_defined_parameters: entity_num is at least 1, not {count}.")
+    return EntityVectors(parameters["entity_emb_path"], count)
 
 
 def _drawing(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,15 +76,13 @@ def _drawing(parameters: Mapping[str, Any]) -> dict[str, Any]:
         key: parameters[key] for key in ("max_generated_num", "top_k", "temperature") if key in parameters}
 
 
-def _device(args: argparse.Namespace) -> str:
-    return "cpu" if args.worker_gpu == 0 else str(args.device)
-
-
 def predictor(args: argparse.Namespace, parameters: Mapping[str, Any]) -> PainterPredictor:
     """The checkpoint of a command line, ready to draw."""
+    vectors = open_entities(parameters)
     pipe: Any = load_painter(args.checkpoint_dir, args, parameters, args.dtype)
     pipe.set_progress_bar_config(disable=True)
-    return PainterPredictor(pipe, args.first_sequence, args.random_seed, _drawing(parameters))
+    match_entities(vectors, pipe, args.checkpoint_dir)
+    return PainterPredictor(pipe, args.first_sequence, args.random_seed, _drawing(parameters), vectors)
 
 
 class PainterPredictor:
@@ -51,15 +90,24 @@ class PainterPredictor:
 
     columns = COLUMNS
 
-    def __init__(self, pipe: PainterPipeline, text_column: str, seed: int, drawing: Mapping[str, Any]) -> None:
+    def __init__(self, pipe: PainterPipeline, text_column: str, seed: int, drawing: Mapping[str, Any],
+                 vectors: EntityVectors | None = None) -> None:
         self._pipe, self._text_column, self._seed, self._drawing = pipe, text_column, seed, drawing
+        self._vectors = vectors
 
     def rows(self, records: Sequence[dict[str, str]], first: int) -> list[dict[str, Any]]:
         from danqing.pipelines.rows import predictor_rows
 
         images = self._drawing["max_generated_num"]
         return predictor_rows(self._pipe, records, self._text_column, seed=self._seed + first * images,
-                              batch_size=len(records) * images, **self._drawing)
+                              batch_size=len(records) * images, **self._drawing, **self._knowledge(records))
+
+    def _knowledge(self, records: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        from danqing.train.entities import spans_of
+
+        if self._vectors is None:
+            return {}
+        return {**self._vectors.knowledge(map(spans_of, records), self._pipe.transformer.config.text_length)}
 
 
 def train(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
@@ -80,7 +128,7 @@ def load_painter(path: str, args: argparse.Namespace, parameters: Mapping[str, A
     """A checkpoint as a pipeline; what the command line says otherwise than the checkpoint is told and not followed."""
     from danqing.loading import load
 
-    device = _device(args)
+    device = chosen_device(args)
     try:
         pipe: Any = load(path, device=device, dtype=dtype)
     except FormatError:
@@ -89,12 +137,21 @@ def load_painter(path: str, args: argparse.Namespace, parameters: Mapping[str, A
         pipe = load(path, device=device, dtype=dtype, text_length=parameters["text_len"])
     if getattr(pipe, "danqing_family", "") != "painter":
         raise FormatError(f"{path} is no painter: give its app_name, or another checkpoint.", path=path)
-    if args.worker_gpu > 0 and pipe.device.type == "cpu":
-        print("danqing: there is no GPU here; the CPU draws.", file=sys.stderr)
+    tell_missing_gpu(args, pipe)
     config = pipe.transformer.config
     _tell({"text_len": config.text_length, "img_len": config.image_length, "img_vocab_size": config.image_vocab_size,
            "size": pipe.vqvae.config.sample_size}, parameters)
     return cast("PainterPipeline", pipe)
+
+
+def match_entities(vectors: EntityVectors | None, pipe: PainterPipeline, model: str) -> None:
+    """FormatError for vectors that the painter cannot read; a painter that is given none is told of."""
+    width = pipe.transformer.config.entity_dim
+    if vectors is not None:
+        vectors.require_width(width, model)
+    elif width:
+        print(f"danqing: {model} knows entities, but no entity_emb_path names their vectors: the text alone counts.",
+              file=sys.stderr)
 
 
 def tell_sizes(path: str, parameters: Mapping[str, Any]) -> int | None:

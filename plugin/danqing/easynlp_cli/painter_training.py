@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from danqing_pack.errors import RequestError
 from danqing_pack.staging import staged_folder
 
-from danqing.easynlp_cli.painter import load_painter, tell_sizes
+from danqing.easynlp_cli.machines import choose_device
+from danqing.easynlp_cli.painter import load_painter, match_entities, open_entities, tell_sizes
 from danqing.easynlp_cli.predicting import local, needed
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def train(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     if args.force and not args.resume and first and work.exists():
         shutil.rmtree(work)
     reading = _reading(args)
-    loop = _loop(args, tables[0], reading)
-    _choose_device(args)
+    loop = _loop(args, tables, reading)
+    choose_device(args)
     with TemporaryDirectory(prefix="danqing-") as scratch:
         start = _start(parameters, Path(scratch))
         train_painter(PainterOptions(
             data=tables[0], validation=tables[1] if len(tables) == 2 else None, output=str(work),
             output_layout="easynlp", random_crop=parameters.get("random_crop", False), reading=reading, loop=loop,
-            **start))
+            **_entities(parameters), **start))
     if first:
         with staged_folder(target, force=replace or args.resume, sources=tables) as folder:
             shutil.copytree(work / "model", folder, dirs_exist_ok=True)
@@ -70,21 +71,17 @@ def evaluate(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     path = local(needed(args, "tables").split(",")[-1].strip())
     needed(args, "checkpoint_dir")
     examples = open_examples(path, **_reading(args))
-    _choose_device(args)
+    vectors = open_entities(parameters)
+    choose_device(args)
     pipe: Any = load_painter(args.checkpoint_dir, args, parameters, "fp32" if args.dtype == "auto" else args.dtype)
+    match_entities(vectors, pipe, args.checkpoint_dir)
     # what training tells on stdout would stand before the result
     with TemporaryDirectory(prefix="danqing-") as scratch, redirect_stdout(sys.stderr):
         loop = Loop(LoopOptions(batch_size=args.micro_batch_size), Path(scratch), len(examples))
         pipe.to(loop.accelerator.device)
-        loss = validate(pipe.transformer, Source(pipe, examples, loop), loop)
+        loss = validate(pipe.transformer, Source(pipe, examples, loop, vectors=vectors), loop)
         loop.close()
     print(json.dumps({"loss": loss, "perplexity": math.exp(loss), "rows": len(examples)}))
-
-
-def _choose_device(args: argparse.Namespace) -> None:
-    """accelerate takes a GPU where there is one, unless its environment says otherwise."""
-    if args.worker_gpu == 0 or args.device == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"
 
 
 def _reading(args: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +90,7 @@ def _reading(args: argparse.Namespace) -> dict[str, Any]:
             "encoding": args.encoding, "skip_first_line": args.skip_first_line}
 
 
-def _loop(args: argparse.Namespace, table: str, reading: Mapping[str, Any]) -> LoopOptions:
+def _loop(args: argparse.Namespace, tables: Sequence[str], reading: Mapping[str, Any]) -> LoopOptions:
     """The original's optimiser: AdamW, the rate rising over a part of the steps and then falling to nothing."""
     from danqing_pack.examples import open_examples
 
@@ -107,7 +104,7 @@ def _loop(args: argparse.Namespace, table: str, reading: Mapping[str, Any]) -> L
     if args.worker_gpu > processes and args.worker_gpu > 1:
         print(f"danqing: --worker_gpu={args.worker_gpu}: this is one process; start as many with `accelerate launch "
               f"--num_processes {args.worker_gpu} -m danqing easynlp ...`.", file=sys.stderr)
-    rows = len(open_examples(table, **reading))
+    rows = len(open_examples(tables[0], **reading))
     per_step = args.micro_batch_size * args.gradient_accumulation_steps * processes
     steps = max(1, math.ceil(args.epoch_num * rows / per_step))
     every = args.save_checkpoint_steps or steps
@@ -116,7 +113,13 @@ def _loop(args: argparse.Namespace, table: str, reading: Mapping[str, Any]) -> L
         learning_rate=args.learning_rate, warmup=int(args.warmup_proportion * steps), schedule="linear",
         betas=(0.9, 0.999), weight_decay=args.weight_decay, clip=args.max_grad_norm, precision=_precision(args),
         seed=args.random_seed, log_every=args.logging_steps, save_every=every, validate_every=every,
-        keep=KEEP_ALL if args.save_all_checkpoints else 1, resume=args.resume)
+        keep=KEEP_ALL if args.save_all_checkpoints else 1, resume=args.resume,
+        choose="best" if len(tables) == 2 else "last")
+
+
+def _entities(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    vectors = open_entities(parameters)
+    return {} if vectors is None else {"entities": str(vectors.path), "entity_count": vectors.count}
 
 
 def _precision(args: argparse.Namespace) -> str:
@@ -125,7 +128,7 @@ def _precision(args: argparse.Namespace) -> str:
 
     if not args.use_amp:
         return "no"
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or args.worker_gpu == 0 or args.device == "cpu":
         print("danqing: --use_amp has no effect on a CPU.", file=sys.stderr)
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"

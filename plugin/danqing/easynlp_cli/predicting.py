@@ -1,7 +1,7 @@
 """--mode=predict: a table of texts in, a table of pictures out, row by row.
 
-Row r of the input is drawn with the seeds random_seed + r * n ... + n - 1, n images to a row, so its pictures depend
-neither on the rows beside it nor on where an interrupted run went on.
+Row r of the input (from 0) is drawn with the seeds random_seed + r * n ... + n - 1, n images to a row, so its pictures
+depend neither on the rows beside it nor on where an interrupted run went on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import argparse
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,8 @@ class Predictor(Protocol):
     """What --output_schema may name."""
 
     def rows(self, records: Sequence[Record], first: int) -> list[dict[str, Any]]:
-        """One result for each record, in their order; `first` is the number of the first one, from 0."""
+        """`rows_per_record` results for each record, in their order; `first` is the number of the first record, from
+        0."""
 
 
 class Family(Protocol):
@@ -40,6 +42,15 @@ class Family(Protocol):
 
     def settings(self, args: argparse.Namespace, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """What the pictures depend on besides text, seed and checkpoint."""
+
+    def rows_per_record(self, parameters: Mapping[str, Any]) -> int:
+        """Rows of the result for a row of the input."""
+
+    def inputs(self, parameters: Mapping[str, Any]) -> Sequence[str]:
+        """Columns that are read besides the text and `idx`."""
+
+    def checker(self, parameters: Mapping[str, Any]) -> Callable[[Record], None]:
+        """A function that raises ValueError, the second half of a sentence, for a row that cannot be drawn."""
 
     def predictor(self, args: argparse.Namespace, parameters: Mapping[str, Any]) -> Predictor:
         """The loaded model."""
@@ -54,10 +65,12 @@ def predict(family: Family, args: argparse.Namespace, parameters: Mapping[str, A
         if name not in family.COLUMNS:
             raise RequestError(f"--output_schema: there is no column {name!r}; this model gives "
                                f"{', '.join(family.COLUMNS)} (columns of the input go to --append_cols).")
-    for name in (args.first_sequence, *appended):
+    each, inputs = family.rows_per_record(parameters), family.inputs(parameters)
+    for name in (args.first_sequence, *inputs, *appended):
         table.schema.index(name)
-    wanted = {name for name in (args.first_sequence, "idx", *appended) if name in table.schema.names}
-    total, digest = _survey(table, wanted)
+    wanted = {name for name in (args.first_sequence, "idx", *inputs, *appended) if name in table.schema.names}
+    records, digest = _survey(table, wanted, family.checker(parameters))
+    total = records * each
     settings = {"table": digest, "checkpoint": fingerprint(args.checkpoint_dir), "encoding": table.encoding,
                 "input_schema": list(table.schema.names), "output_schema": list(columns),
                 "append_cols": list(appended), "first_sequence": args.first_sequence,
@@ -68,31 +81,45 @@ def predict(family: Family, args: argparse.Namespace, parameters: Mapping[str, A
         if before:
             print(f"Going on after {before:,} of {total:,} rows.", file=sys.stderr)
         if before < total:
-            _draw(family.predictor(args, parameters), table, wanted, columns, appended, output, total, args)
+            job = _Job(table, wanted, columns, appended, each, total)
+            _draw(family.predictor(args, parameters), job, output, args)
         output.finish()
     finally:
         output.close()
     print(f"Wrote {target}: {total:,} rows{f', {before:,} of them by an earlier run' if before else ''}.")
 
 
-def _draw(predictor: Predictor, table: Table, wanted: set[str], columns: Sequence[str], appended: Sequence[str],
-          output: ResumableTable, total: int, args: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What is read and written: `each` rows of the result for a row of the input, `total` in all."""
+
+    table: Table
+    wanted: set[str]
+    columns: Sequence[str]
+    appended: Sequence[str]
+    each: int
+    total: int
+
+
+def _draw(predictor: Predictor, job: _Job, output: ResumableTable, args: argparse.Namespace) -> None:
     """Batches begin at multiples of their size wherever the run began: a batch that was torn is drawn again as a whole,
     and only its missing rows are written. So rounding that depends on the batch is the same, too."""
-    size, start = args.micro_batch_size, time.monotonic()
-    first, done = output.rows - output.rows % size, output.rows
-    records = (_record(table, line, wanted) for line in islice(table.lines(), first, None))
+    size, start, done = args.micro_batch_size, time.monotonic(), output.rows
+    first = done // job.each // size * size
+    records = (_record(job.table, line, job.wanted) for line in islice(job.table.lines(), first, None))
     for step, batch in enumerate(iter(lambda: list(islice(records, size)), []), 1):
         for number, record in enumerate(batch, first + 1):
             record.setdefault("idx", str(number))
-        for number, (record, row) in enumerate(zip(batch, predictor.rows(batch, first), strict=True), first):
+        drawn = predictor.rows(batch, first)
+        sources = (record for record in batch for _ in range(job.each))
+        for number, (record, row) in enumerate(zip(sources, drawn, strict=True), first * job.each):
             if number >= output.rows:
-                output.write([str(row[name]) for name in columns] + [record[name] for name in appended])
+                output.write([str(row[name]) for name in job.columns] + [record[name] for name in job.appended])
         output.flush()
         first += len(batch)
         if step % args.logging_steps == 0 or sys.stderr.isatty():
-            each = (time.monotonic() - start) / (output.rows - done)
-            print(f"{output.rows:,} of {total:,} rows, {each:.2f} s each", file=sys.stderr)
+            seconds = (time.monotonic() - start) / (output.rows - done)
+            print(f"{output.rows:,} of {job.total:,} rows, {seconds:.2f} s each", file=sys.stderr)
 
 
 def _input(args: argparse.Namespace) -> Table:
@@ -125,11 +152,15 @@ def _record(table: Table, line: Line, wanted: set[str]) -> Record:
     return {name: table.text(line, cells[name], name) for name in wanted}
 
 
-def _survey(table: Table, wanted: set[str]) -> tuple[int, str]:
+def _survey(table: Table, wanted: set[str], check: Callable[[Record], None]) -> tuple[int, str]:
     """The number of rows and their digest; every row is looked at before a model is loaded."""
     digest, rows = hashlib.sha256(), 0
     for line in table.lines():
-        _record(table, line, wanted)
+        record = _record(table, line, wanted)
+        try:
+            check(record)
+        except ValueError as error:
+            raise table.problem(line, str(error)) from None
         digest.update(line.raw)
         rows += 1
     if not rows:

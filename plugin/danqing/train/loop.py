@@ -18,8 +18,11 @@ from danqing_pack.errors import MissingExtraError, RequestError
 from danqing_pack.staging import staged_folder
 from torch import Tensor, nn
 
+from .best import BestWeights
+
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("no", "bf16", "fp16")
+CHOICES = ("last", "best")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class LoopOptions:
     log_every: int = 50
     save_every: int = 500
     keep: int = 2  # checkpoints
+    choose: str = "last"  # the weights that the run leaves; "best": of the lowest validation
     validate_every: int = 500
     sample_every: int = 0  # 0: never
     tensorboard: bool = False
@@ -50,12 +54,17 @@ class LoopOptions:
     def __post_init__(self) -> None:
         _require(self.schedule in SCHEDULES, f"The schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}.")
         _require(self.precision in PRECISIONS, f"The precision {self.precision!r} is none of {', '.join(PRECISIONS)}.")
+        _require(self.choose in CHOICES, f"The choice {self.choose!r} is none of {', '.join(CHOICES)}.")
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep", "validate_every"):
             value = getattr(self, name)
             _require(value >= 1, f"{name.replace('_', ' ')} must be at least 1, not {value}.")
         _require(self.learning_rate > 0, f"The learning rate must be above 0, not {self.learning_rate}.")
         _require(self.steps is None or self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
         _require(self.steps is not None or self.epochs > 0, f"epochs must be above 0, not {self.epochs}.")
+
+    def require_validation(self, table: str | None) -> None:
+        """RequestError where the best validation is asked for and there is none."""
+        _require(table is not None or self.choose == "last", "--choose best needs --validation, a table to judge by.")
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -106,12 +115,15 @@ class Loop:
 
     def __init__(self, options: LoopOptions, output: Path, rows: int) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
 
         self.options, self.output = options, output
-        if options.precision == "fp16" and not torch.cuda.is_available():
-            raise RequestError("fp16 training needs a CUDA device; take bf16 or no reduced precision on a CPU.")
+        self.best = BestWeights(output / "best")
+        AcceleratorState._reset_state()     # it would refuse another precision than an earlier run's in this process
         partly = DistributedDataParallelKwargs(find_unused_parameters=True)  # a recipe may rest a part for some steps
         self.accelerator = Accelerator(mixed_precision=options.precision, kwargs_handlers=[partly])
+        if options.precision == "fp16" and self.accelerator.device.type != "cuda":
+            raise RequestError("fp16 training needs a CUDA device; take bf16 or no reduced precision on a CPU.")
         self.order = Order(rows, options.seed)
         world = self.accelerator.num_processes
         self.examples_per_step = options.batch_size * options.accumulation * world
@@ -169,6 +181,7 @@ class Loop:
             with staged_folder(self._place(step), force=True) as folder:
                 self.accelerator.save_state(str(folder))
         if self.main:
+            self.best.settle()
             for old in sorted((self.output / "checkpoints").glob("step-*"))[: -self.options.keep]:
                 shutil.rmtree(old)
 
@@ -180,7 +193,28 @@ class Loop:
         self.accelerator.load_state(str(latest))
         done = int(latest.name.removeprefix("step-"))
         self._forget_after(done)
+        if self.main:
+            self.best.forget_after(done)
         return done
+
+    # ---- the weights that the run leaves
+
+    def consider(self, step: int, value: float, network: nn.Module) -> None:
+        """A validation gave `value`; with `choose="best"`, the weights of the lowest are kept."""
+        if self.main and self.options.choose == "best":
+            self.best.consider(step, value, network)
+
+    def chosen(self, network: nn.Module) -> int:
+        """Give `network` the weights that the run leaves; the step they come from. For the main process."""
+        if self.options.choose == "last":
+            return self.total
+        step = self.best.step()
+        if step is None:
+            raise RequestError(f"No validation in {self.output} kept its weights: leave the last ones with --choose last, "
+                               "or train again.")
+        self.best.load(network)
+        print(f"Took the weights of step {step}, whose validation {self.best.value():.5g} is the lowest.", flush=True)
+        return step
 
     def _place(self, step: int) -> Path:
         return self.output / "checkpoints" / f"step-{step:08d}"

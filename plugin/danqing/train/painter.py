@@ -22,6 +22,7 @@ from danqing_pack.layouts.layout import write_blob
 from torch import Tensor, nn
 
 from .data import Coder, as_input, cached_codes, encode, picture_of, token_ids
+from .entities import COLUMNS, ENTITIES, EntityVectors, NoSpans, Span, spans_of
 from .loop import Loop, LoopOptions, parameter_groups
 from .patches import load_patch_codes
 from .writing import require_layout, write_painter
@@ -49,6 +50,9 @@ class PainterOptions:
     """Keywords of `open_examples` for both tables: schema, columns, encoding, header."""
     text_length: int | None = None
     """Text tokens of a checkpoint whose files leave it open."""
+    entities: str | None = None
+    """The vectors of the knowledge variant; the tables then name entities, see `danqing.train.entities`."""
+    entity_count: int = ENTITIES
     loop: LoopOptions = field(default_factory=LoopOptions)
 
 
@@ -100,18 +104,22 @@ def _new_painter(place: Path, first_stage: str, vocab: Path) -> Any:
 def train_painter(options: PainterOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
     require_layout(options.output_layout)
+    options.loop.require_validation(options.validation)
     examples = open_examples(options.data, **options.reading)
+    vectors = EntityVectors(options.entities, options.entity_count) if options.entities else None
     loop = Loop(options.loop, Path(options.output), len(examples))
     loop.seed()
     pipe = open_painter(options)
+    if vectors is not None:
+        vectors.require_width(pipe.transformer.config.entity_dim, options.model)
     pipe.vqvae.requires_grad_(False).eval().to(loop.accelerator.device)
     if options.gradient_checkpointing:
         pipe.transformer.activation_checkpointing_enable()
     coder = load_patch_codes(Path(options.first_stage)) if options.first_stage else None
-    source = Source(pipe, examples, loop, options.random_crop, coder)
+    source = Source(pipe, examples, loop, options.random_crop, coder, vectors)
     held = None
     if options.validation:
-        held = Source(pipe, open_examples(options.validation, **options.reading), loop, coder=coder)
+        held = Source(pipe, open_examples(options.validation, **options.reading), loop, coder=coder, vectors=vectors)
     optimizer = torch.optim.AdamW(parameter_groups(pipe.transformer, options.loop.weight_decay),
                                   lr=options.loop.learning_rate, betas=options.loop.betas)
     model, optimizer = loop.accelerator.prepare(pipe.transformer, optimizer)
@@ -126,13 +134,15 @@ def train_painter(options: PainterOptions) -> dict[str, float]:
         if held is not None and (done % options.loop.validate_every == 0 or done == loop.total):
             values = {"loss": validate(model, held, loop)}
             loop.log(done, values, "validation")
+            loop.consider(done, values["loss"], pipe.transformer)
         if options.loop.sample_every and options.prompts and done % options.loop.sample_every == 0 and loop.main:
             loop.show(done, "samples", sample_sheet(pipe, options.prompts, options.loop.seed))
         if done % options.loop.save_every == 0 or done == loop.total:
             loop.save(done)
     if loop.main:
+        step = loop.chosen(pipe.transformer)
         write_painter(pipe, Path(options.output) / "model", options.output_layout, options.output_dtype,
-                      {"recipe": "painter", **asdict(options)})
+                      {"recipe": "painter", "weights_of_step": step, **asdict(options)})
     loop.close()
     return values
 
@@ -142,8 +152,13 @@ class Source:
 
     def __init__(
         self, pipe: Any, examples: Examples, loop: Loop, random_crop: bool = False, coder: Coder | None = None,
+        vectors: EntityVectors | None = None,
     ) -> None:
         self.pipe, self.examples, self.loop, self.random_crop = pipe, examples, loop, random_crop
+        self.vectors = vectors
+        if vectors is not None:
+            for row in range(len(examples)):    # before anything is computed
+                self._spans(row)
         sizes = pipe.transformer.config
         self.text_length, self.offset = sizes.text_length, sizes.image_vocab_size
         self.size = int(sizes.image_length**0.5) * 2 ** (len(pipe.vqvae.config["block_out_channels"]) - 1)
@@ -153,14 +168,26 @@ class Source:
             with loop.accelerator.main_process_first():  # the others find the cache
                 self.codes = torch.from_numpy(cached_codes(examples, self.coder, self.size, loop.output))
 
-    def batch(self, rows: Sequence[int], turn: int = 0) -> tuple[Tensor, Tensor]:
-        """int64 [B, text + image - 1] as the network reads it, and the codes [B, image] that it should write.
-
-        `turn` chooses the cut of a random crop."""
+    def batch(self, rows: Sequence[int], turn: int = 0) -> dict[str, Tensor]:
+        """Keywords of the network: `input_ids` int64 [B, text + image - 1], `labels`, the codes [B, image] that it
+        should write, and what it should know. `turn` chooses the cut of a random crop."""
         device = self.loop.accelerator.device
         texts = token_ids(self.pipe.tokenizer, [self.examples.text(row) for row in rows], self.text_length, self.offset)
         codes = self._cut(rows, turn) if self.codes is None else self.codes[list(rows)].long().to(device)
-        return torch.cat([texts.to(device), codes[:, :-1]], dim=1), codes
+        found = {"input_ids": torch.cat([texts.to(device), codes[:, :-1]], dim=1), "labels": codes}
+        if self.vectors is not None:
+            known = self.vectors.knowledge((self._spans(row) for row in rows), self.text_length)
+            found |= {name: value.to(device) for name, value in known.items()}
+        return found
+
+    def _spans(self, row: int) -> list[Span]:
+        assert self.vectors is not None
+        try:
+            spans = spans_of({name: self.examples.cell(row, name) for name in COLUMNS})
+            self.vectors.check(spans)
+        except NoSpans as error:
+            raise FormatError(f"In {self.examples.where(row)}, {error}.") from None
+        return spans
 
     def _cut(self, rows: Sequence[int], turn: int) -> Tensor:
         pictures = []
@@ -172,9 +199,9 @@ class Source:
 
 def _losses(model: nn.Module, source: Source, loop: Loop, step: int) -> Iterator[Tensor]:
     for rows in loop.micro_batches(step):
-        ids, codes = source.batch(rows, step)
+        batch = source.batch(rows, step)
         with loop.accelerator.autocast():
-            yield model(input_ids=ids, labels=codes).loss
+            yield model(**batch).loss
 
 
 @torch.no_grad()
@@ -185,9 +212,9 @@ def validate(model: nn.Module, source: Source, loop: Loop) -> float:
     size = loop.options.batch_size
     for start in range(0, rows, size):
         part = range(start, min(start + size, rows))
-        ids, codes = source.batch(part)
+        batch = source.batch(part)
         with loop.accelerator.autocast():
-            total += float(model(input_ids=ids, labels=codes).loss) * len(part)
+            total += float(model(**batch).loss) * len(part)
     model.train()
     return total / rows
 

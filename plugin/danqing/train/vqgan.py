@@ -134,6 +134,10 @@ def open_vqgan(model: str) -> tuple[VQModel, bool]:
 
 def train_vqgan(options: VqganOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
+    options.loop.require_validation(options.validation)
+    if options.adversarial_weight > 0 and options.loop.precision == "fp16":
+        raise RequestError("--adversarial-weight cannot be trained in fp16, where both networks would share one scale; "
+                           "take --precision bf16 or no.")
     examples = open_examples(options.data)
     loop = Loop(options.loop, Path(options.output), len(examples))
     loop.seed()
@@ -166,12 +170,13 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
         if held is not None and (done % options.loop.validate_every == 0 or done == loop.total):
             values = validate(stage, held, options.loop.batch_size)
             loop.log(done, values, "validation")
+            loop.consider(done, values["absolute"], vqvae)
         if options.loop.sample_every and done % options.loop.sample_every == 0 and loop.main:
             loop.show(done, "reconstruction", _sheet(stage, held or pictures))
         if done % options.loop.save_every == 0 or done == loop.total:
             loop.save(done)
     if loop.main:
-        write(vqvae, size, options, patches)
+        write(vqvae, size, options, patches, loop.chosen(vqvae))
     loop.close()
     return values
 
@@ -299,11 +304,12 @@ class _Critic:
         return opinion
 
 
-def write(vqvae: VQModel, size: int, options: VqganOptions, patches: PatchCodes | None) -> Path:
+def write(vqvae: VQModel, size: int, options: VqganOptions, patches: PatchCodes | None, step: int) -> Path:
     """The trained network in `output/model`: a VQModel folder, or EasyNLP's `vqgan.bin` with its key names."""
     from .writing import write_first_stage
 
     vqvae.register_to_config(sample_size=size)
     target = Path(options.output) / "model"
-    write_first_stage(vqvae, target, options.output_layout, {"recipe": "vqgan", **asdict(options)}, patches)
+    write_first_stage(vqvae, target, options.output_layout,
+                      {"recipe": "vqgan", "weights_of_step": step, **asdict(options)}, patches)
     return target
