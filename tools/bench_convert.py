@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT / "packaging"))
 import numpy as np  # noqa: E402
 from danqing_pack import pickles  # noqa: E402
 from danqing_pack.families.autoencoders import AutoencoderDimensions  # noqa: E402
-from danqing_pack.families.painter import PainterDimensions, causal_mask, transformer_table, vqgan_table  # noqa: E402
+from danqing_pack.families.painter import causal_mask  # noqa: E402
+from danqing_pack.families.painter_sizes import PainterDimensions, transformer_table, vqgan_table  # noqa: E402
 from danqing_pack.tensors import Tensor  # noqa: E402
 
 BAR, MARGIN = 1.5, 64 << 20

@@ -17,13 +17,14 @@ import numpy as np
 from .conversion import target_form
 from .detection import Opened
 from .errors import RequestError, listing
-from .families import FAMILIES, chinese_ldm, pai_diffusion, painter
+from .families import FAMILIES, chinese_ldm, pai_diffusion, painter_sizes
 from .families.autoencoders import AutoencoderDimensions
 from .families.chinese_ldm_config import legacy_config
 from .families.clip_text import ClipTextDimensions
 from .families.esrgan import UpscalerDimensions, upscaler_table
 from .families.latent_diffusion import UNetDimensions
 from .families.noise_schedules import NoiseSchedule
+from .families.painter import causal_mask
 from .families.wukong import TextDimensions
 from .family import Form, Options
 from .json_files import as_json
@@ -99,14 +100,14 @@ def _painter(full: bool) -> Legacy:
     codes, words, text, side = (16384, 21128, 32, 16) if full else (64, 600, 16, 8)
     attention = (False,) * (len(levels) - 1) + (True,)
     vqgan = AutoencoderDimensions(levels, attention, 2 if full else 1, 256 if full else 32, 3, 3)
-    size = painter.PainterDimensions(
+    size = painter_sizes.PainterDimensions(
         vocab_size=codes + words, image_vocab_size=codes, block_size=text + side * side, text_length=text,
         image_length=side * side, layers=12 if full else 2, heads=12 if full else 4, width=768 if full else 64,
         n_unmasked=0, entity_dim=0, codes=codes, code_width=256 if full else 32, attention_dropout=0.0,
         embedding_dropout=0.0, residual_dropout=0.0, vqgan=vqgan)
-    table = painter.transformer_table(size).under("transformer", "transformer") + painter.vqgan_table(size).under(
+    table = painter_sizes.transformer_table(size).under("transformer", "transformer") + painter_sizes.vqgan_table(size).under(
         "first_stage_model", "vqvae")
-    masks = {f"transformer.blocks.{i}.attn.mask": Tensor.of(painter.causal_mask(size)) for i in range(size.layers)}
+    masks = {f"transformer.blocks.{i}.attn.mask": Tensor.of(causal_mask(size)) for i in range(size.layers)}
     config = {"model_type": "artist", "vocab_size": size.vocab_size, "img_vocab_size": codes, "text_vocab_size": words,
               "block_size": size.block_size, "n_layer": size.layers, "n_head": size.heads, "n_embd": size.width,
               "n_unmasked": 0}

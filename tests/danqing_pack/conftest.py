@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from danqing_pack import pickles
 from danqing_pack.families.autoencoders import AutoencoderDimensions
-from danqing_pack.families.painter import PainterDimensions, causal_mask, transformer_table, vqgan_table
+from danqing_pack.families.painter import causal_mask
+from danqing_pack.families.painter_sizes import PainterDimensions, transformer_table, vqgan_table
 from danqing_pack.tensors import Tensor
 
 VQGAN: dict[str, Any] = {
