@@ -83,16 +83,21 @@ class Draft:
         return {name: text for name, text in self.pieces if name is not None}
 
 
-def read(path: Path) -> Card | None:
-    """The card at a path, None where there is none. CardError: it cannot be read."""
+def read_text(path: Path) -> str:
+    """The text of a card, its lines ended by a line feed alone. CardError: it is no UTF-8, or cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8").replace("\r\n", "\n")
-    except FileNotFoundError:
-        return None
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise CardError(f"{path} is no UTF-8 text; save it as UTF-8, or write to another file with --out.") from error
     except OSError as error:
         raise CardError(f"{path} cannot be read ({error.strerror}); check it, or write to another file with --out.") from error
+
+
+def read(path: Path) -> Card | None:
+    """The card at a path, None where there is none. CardError: it cannot be read."""
+    if not path.exists():
+        return None
+    text = read_text(path)
     front, body = front_matter.split(text)
     try:
         values = front_matter.values(front or "")

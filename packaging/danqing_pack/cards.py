@@ -115,6 +115,11 @@ def prompts(family: str) -> tuple[str, ...]:
     return templates.template(family, "en").prompts
 
 
+def read_text(path: Path) -> str:
+    """The text of a card, its lines ended by a line feed alone. CardError: it is no UTF-8, or cannot be read."""
+    return merging.read_text(path)
+
+
 def validate(text: str, folder: str | Path | None = None) -> list[str]:
     """One sentence for each thing for which a hub would refuse the card, or show less than it holds; asks nobody.
 

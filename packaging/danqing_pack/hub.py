@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,6 +120,10 @@ class Hub(Protocol):
         """Whether ``fetch`` compares every file with the listed sha256 itself."""
 
     @property
+    def guards(self) -> bool:
+        """Whether a commit is refused where its branch has moved on since ``parent``."""
+
+    @property
     def remedies(self) -> Mapping[str, str]:
         """What to do about a missing ``token``, and how far an interrupted download can ``resume``; words for a sentence."""
 
@@ -138,6 +144,9 @@ class Hub(Protocol):
 
     def revisions(self, repository: str) -> Revisions | None:
         """Branches and tags; None: there is no such repository for this token."""
+
+    def is_public(self, repository: str) -> bool:
+        """Whether everybody sees a repository that exists."""
 
     def create_branch(self, repository: str, name: str) -> None:
         """Make a branch where the default one stands."""
@@ -189,21 +198,35 @@ def parse(text: str, hubs: Mapping[str, object], revision: str | None = None) ->
     if named and revision and named != revision:
         raise RequestError(f"{text} names the revision {named} and --revision names {revision}: name one of them.")
     chosen = named or revision or None
-    if chosen and not (_plain(chosen.replace("/", "")) and ".." not in chosen and not chosen.startswith(("-", "/"))):
-        raise RequestError(f"{chosen!r} is no name for a revision: use letters, digits, dots, dashes and underscores.")
+    if chosen:
+        check_revision(chosen)
     return Repository(hub, name, chosen)
+
+
+def check_revision(name: str) -> None:
+    """RequestError: no hub takes ``name`` for a branch or a tag."""
+    parts = name.split("/")
+    if not all(_plain(part) and not part.startswith((".", "-")) for part in parts) or ".." in name or name.endswith((".", ".lock")):
+        raise RequestError(f"{name!r} is no name for a revision: use letters, digits, dots, dashes and underscores.")
 
 
 def _plain(word: str) -> bool:
     return bool(word) and all(letter.isalnum() or letter in "-_." for letter in word)
 
 
-def unsafe_names(names: Sequence[str]) -> list[str]:
-    """The names that would leave a folder, or that no file system keeps as they are."""
+def unsafe_names(names: Sequence[str], anywhere: bool = sys.platform == "win32") -> list[str]:
+    """The names that would leave a folder, touch a git repository in it, or that no file system keeps as they are.
+
+    ``anywhere``: also those that Windows reads as something else, ``C:x`` and ``nul.json`` among them.
+    """
     return [name for name in names if not name or name.startswith("/") or "\\" in name or "\0" in name
-            or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in name.split("/"))
-            or any(ord(letter) < 32 for letter in name)]
+            or any(part in ("", ".", "..") or part.lower() == ".git" or len(part.encode()) > 255 for part in name.split("/"))
+            or any(ord(letter) < 32 for letter in name)
+            or anywhere and any(_DEVICE.match(part) or part.endswith((".", " ")) or set(part) & set('<>:"|?*')
+                                for part in name.split("/"))]
 
 
-__all__ = ["Hub", "HubError", "Listing", "Outgoing", "Remote", "Repository", "Revisions", "Upload", "git_digest", "parse",
-           "unsafe_names"]
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+__all__ = ["Hub", "HubError", "Listing", "Outgoing", "Remote", "Repository", "Revisions", "Upload", "check_revision",
+           "git_digest", "parse", "unsafe_names"]

@@ -27,6 +27,7 @@ class HuggingFace:
     largest_file = 50 * 10**9
     files_per_commit = None
     verifies = False
+    guards = True
     remedies: Mapping[str, str] = {
         "token": "set HF_TOKEN, or run `hf auth login`", "resume": "a file that was under way begins anew"}
 
@@ -67,6 +68,9 @@ class HuggingFace:
         except RepositoryNotFoundError:
             return None
         return Revisions({each.name: each.target_commit for each in refs.branches}, tuple(each.name for each in refs.tags))
+
+    def is_public(self, repository: str) -> bool:
+        return not self._api().model_info(repository).private
 
     def create_branch(self, repository: str, name: str) -> None:
         self._api().create_branch(repository, branch=name, exist_ok=True)

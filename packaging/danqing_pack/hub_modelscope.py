@@ -35,6 +35,7 @@ class ModelScope:
     branch = "master"
     largest_file = 50 * 10**9
     verifies = True
+    guards = False
     remedies: Mapping[str, str] = {
         "token": "set MODELSCOPE_API_TOKEN, or run `modelscope login`",
         "resume": "a file that was under way goes on where it stopped"}
@@ -78,6 +79,11 @@ class ModelScope:
             return None
         branches, tags = api.legacy.list_revisions_detail(repository, MODEL)
         return Revisions({each["Revision"]: None for each in branches}, tuple(each["Revision"] for each in tags))
+
+    def is_public(self, repository: str) -> bool:
+        found = self._api().get_repo(repository, MODEL)
+        visible: Any = getattr(found, "visibility", None)
+        return getattr(found, "private", None) is False or getattr(visible, "name", visible) in ("PUBLIC", "public", 5)
 
     def create_branch(self, repository: str, name: str) -> None:
         from .errors import RequestError

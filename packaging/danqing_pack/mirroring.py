@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from .committing import KEPT
 from .conversion import configuration, convert
 from .errors import CardError, HubError, RequestError, UnsafeError, listing
 from .hub import Hub, Listing, Outgoing, Remote, Repository, Revisions, Upload, git_digest, unsafe_names
@@ -15,7 +16,7 @@ from .hub_errors import reach, unwritable
 from .hubs import HUBS, parse
 from .outgoing import CARD, CONFIGURATION
 from .pulling import pull
-from .pushing import KEPT, Push, listed, push
+from .pushing import Push, listed, push
 from .tensors import sha256_of
 
 MARKS = {"model_index.json": "text-to-image-synthesis", "pytorch_model.bin": "text-to-image-synthesis",

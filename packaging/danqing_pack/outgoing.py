@@ -13,12 +13,15 @@ from .checking import check
 from .conversion import configuration
 from .detection import open_folder
 from .errors import CardError, FormatError, RequestError, listing
+from .family import Family
 from .hub import Outgoing, Repository, unsafe_names
 from .layouts.layout import relative_files
 from .tensors import sha256_of
 from .wildcards import chosen
 
 CARD = "README.md"
+CARDS = (CARD, "README.en.md", "README.zh.md")
+"""The card, and the same in another language beside it, of which hubs read the text alone."""
 CONFIGURATION = "configuration.json"
 BESIDE = (".md", ".png", ".jpg", ".jpeg", ".webp", ".gif")
 BESIDE_STARTS = ("readme", "license", "licence", "notice")
@@ -35,6 +38,8 @@ class Selection:
     notes: tuple[str, ...]
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    family: str | None
+    """Of a checkpoint; None for an addition to one, such as a LoRA."""
 
     def has(self, name: str) -> bool:
         return any(file.name == name for file in self.files)
@@ -49,13 +54,17 @@ class Selection:
     def noting(self, line: str) -> Selection:
         return replace(self, notes=(*self.notes, line))
 
-    def with_new_card(self, folder: Path, repository: Repository) -> Selection:
-        """Write the card that is missing into the folder, and send it too."""
-        from .cards import write_card
+    def with_file(self, file: Outgoing) -> Selection:
+        """With ``file`` instead of the one of its name."""
+        return replace(self, files=tuple(file if each.name == file.name else each for each in self.files))
 
-        written = write_card(folder, repository=f"{repository.hub}:{repository.name}")
-        files = sorted((*self.files, card_file(folder, repository)), key=lambda file: file.name)
-        return replace(self, files=tuple(files), notes=(*self.notes, f"Wrote {written.path}.", *written.notes))
+
+def new_card(folder: Path, repository: Repository) -> tuple[Outgoing, tuple[str, ...]]:
+    """Write the card that is missing into the folder; what goes to the hub, and what a user should read."""
+    from .cards import write_card
+
+    written = write_card(folder, repository=f"{repository.hub}:{repository.name}")
+    return card_file(folder / CARD, repository), (f"Wrote {written.path}.", *written.notes)
 
 
 def select(folder: Path, repository: Repository, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Selection:
@@ -70,25 +79,27 @@ def select(folder: Path, repository: Repository, include: Sequence[str] = (), ex
     """
     if not folder.is_dir():
         raise RequestError(f"{folder} is no folder: name the folder of a checkpoint; `danqing unpack` makes one of a bundle.")
-    own, task, message = _checkpoint(folder)
+    own, family, message = _checkpoint(folder)
     present = list(relative_files(folder))
     wanted = [name for name in present if chosen(name, include, exclude) and (include or name in own or beside(name))]
     _refuse_names(wanted, folder)
     if not wanted:
         raise RequestError(f"No file of {folder} is left to push: loosen --include or --exclude.")
-    digests: Mapping[str, str] = manifests.read(folder).get("files", {})
+    # The check has compared the files of a checkpoint with these, and nobody those of an addition.
+    digests: Mapping[str, str] = manifests.read(folder).get("files", {}) if family else {}
     with ThreadPoolExecutor(2) as pool:
-        files = list(pool.map(lambda name: card_file(folder, repository) if name == CARD else _file(folder, name, digests), wanted))
-    if task and CONFIGURATION not in present and chosen(CONFIGURATION, include, exclude):
-        files.append(Outgoing.of(CONFIGURATION, configuration(task)))
+        files = list(pool.map(
+            lambda name: card_file(folder / name, repository) if name in CARDS else _file(folder, name, digests), wanted))
+    if family and CONFIGURATION not in present and chosen(CONFIGURATION, include, exclude):
+        files.append(Outgoing.of(CONFIGURATION, configuration(family.tasks[0])))
     left = [name for name in present if name not in wanted and not include and chosen(name, (), exclude)]
     notes = (f"Left out what does not belong to the checkpoint: {listing(left, 6)} (--include sends them).",) if left else ()
     return Selection(tuple(sorted(files, key=lambda file: file.name)), frozenset(digests.keys() & set(wanted)), message,
-                     notes, tuple(include), tuple(exclude))
+                     notes, tuple(include), tuple(exclude), family.name if family else None)
 
 
-def _checkpoint(folder: Path) -> tuple[frozenset[str], str | None, str]:
-    """The checkpoint's own files, its task on ModelScope, and a message; FormatError: it has problems."""
+def _checkpoint(folder: Path) -> tuple[frozenset[str], Family | None, str]:
+    """The checkpoint's own files, its family, and a message; FormatError: it has problems."""
     addition = recognise(folder)
     if addition is not None:
         return frozenset(relative_files(folder)), None, f"Upload a {addition.kind} with Danqing"
@@ -97,7 +108,7 @@ def _checkpoint(folder: Path) -> tuple[frozenset[str], str | None, str]:
         raise FormatError(f"{folder} has {count}, so nothing was sent: {' '.join(problems[:5])}"
                           + (" `danqing check` lists all of them." if len(problems) > 5 else ""), problems=problems)
     found = open_folder(folder)
-    return (frozenset(found.names), found.family.tasks[0],
+    return (frozenset(found.names), found.family,
             f"Upload {found.family.name} in the {found.layout.name} layout with Danqing")
 
 
@@ -113,23 +124,20 @@ def _file(folder: Path, name: str, digests: Mapping[str, str]) -> Outgoing:
     return Outgoing(name, path, path.stat().st_size, digests.get(name) or sha256_of(path))
 
 
-def card_file(folder: Path, repository: Repository) -> Outgoing:
-    """The card in the hub's spelling, its code with the repository's name. CardError: no hub would take it."""
+def card_file(place: Path, repository: Repository) -> Outgoing:
+    """A card in the hub's spelling, its code with the repository's name. CardError: no hub would take it."""
     from . import cards
 
-    place = folder / CARD
-    try:
-        text = place.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CardError(f"{place} is no UTF-8 text; save it as UTF-8.") from error
-    if problems := cards.validate(text, folder):
+    text = cards.read_text(place)
+    if place.name == CARD and (problems := cards.validate(text, place.parent)):
         raise CardError(f"{place} would be refused, so nothing was sent: {' '.join(map(str, problems))}", problems=problems)
-    return Outgoing.of(CARD, cards.for_hub(text, repository.hub, repository.name).encode())
+    return Outgoing.of(place.name, cards.for_hub(text, repository.hub, repository.name).encode())
 
 
 def _refuse_names(names: Sequence[str], folder: Path) -> None:
-    if unsafe := unsafe_names(names):
-        raise RequestError(f"{folder} has names that no hub keeps: {listing([repr(each) for each in unsafe])}; rename them.")
+    if unsafe := unsafe_names(names, anywhere=True):
+        raise RequestError(f"{folder} has names that no hub or not every machine keeps: "
+                           f"{listing([repr(each) for each in unsafe])}; rename them.")
     folded: dict[str, str] = {}
     for name in names:
         other = folded.setdefault(name.casefold(), name)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import manifests
+from .committing import KEPT, commit, differing, set_tag, tag_is_missing
 from .errors import FormatError, HubError, RequestError, listing
-from .hub import Hub, Listing, Outgoing, Repository, Revisions, Upload
+from .hub import Hub, Listing, Outgoing, Repository, Revisions, check_revision
 from .hub_errors import reach
 from .hubs import HUBS, parse
-from .outgoing import CARD, Selection, select
+from .mixtures import refuse_mixture, with_true_manifest
+from .outgoing import CARD, Selection, new_card, select
 from .wildcards import matching
 
 PLACEHOLDERS = ("README.md", "configuration.json", ".gitattributes", ".gitignore", "LICENSE*")
 """What a hub may put into a repository that nobody has pushed to."""
-KEPT = "nothing visible on the hub has changed, and what was sent whole is not sent again"
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,11 @@ class Push:
 
 @dataclass
 class _Remote:
-    """What the hub has now."""
+    """What the hub has now; ``revisions`` None: no repository."""
 
-    exists: bool
+    revisions: Revisions | None
     branch: bool
     listing: Listing = field(default_factory=lambda: Listing("", {}))
-    tags: tuple[str, ...] = ()
 
 
 def push(
@@ -87,39 +87,51 @@ def push(
     """
     repository = parse(target, revision)
     hub, branch = HUBS[repository.hub], repository.revision or HUBS[repository.hub].branch
+    if tag is not None:
+        check_revision(tag)
     if setting := hub.offline():
         raise HubError(f"Nothing can be pushed to {repository} while {setting} forbids the network; unset it.")
-    selection = select(Path(folder), repository, include, exclude)
-    remote = _look(hub, repository, branch, need_branch=not dry_run)
-    selection = _with_card(selection, Path(folder), remote.listing, repository, card, dry_run)
-    plan = _plan(hub, repository, selection, remote, tag, partial=bool(include or exclude))
-    plan = replace(plan, dry_run=dry_run)
-    _refuse(hub, plan, remote)
+    folder = Path(folder)
+    selection = select(folder, repository, include, exclude)
+    selection = selection if card else selection.without(CARD)
+    remote = _look(hub, repository, branch)
+    _refuse_public(hub, repository, private and remote.revisions is not None)
+    selection = with_true_manifest(selection, folder, remote.listing)
+    listed_there = _listed_there(hub, repository, remote.listing)
+    plan = _plan(hub, repository, selection, remote, tag, None if include or exclude else listed_there)
+    refuse_mixture(repository, selection, folder, remote.listing, plan.removed, listed_there)
+    untagged = _refuse(hub, plan, remote)
+    if card:
+        plan = _with_card(plan, selection, folder, remote.listing, dry_run)
     if dry_run:
-        return plan
+        return replace(plan, dry_run=True)
     if plan.changed or plan.removed:
         say(f"Sending {len(plan.changed)} files, {plan.travels / 1e6:,.1f} MB, to {repository}")
         plan = replace(plan, commit=_send(hub, plan, remote, branch, private, message or selection.message))
-    if tag and tag not in remote.tags:
-        commit = plan.commit or remote.listing.commit
-        reach(hub, f"{repository} was pushed, but not tagged {tag}", lambda: hub.tag(repository.name, tag, branch, commit),
-              "run the same command again: only the tag is missing")
+    if tag and untagged:
+        set_tag(hub, repository, tag, branch, plan.commit or remote.listing.commit, "was pushed")
     return plan
 
 
 # ---- before
 
-def _look(hub: Hub, repository: Repository, branch: str, need_branch: bool) -> _Remote:
+def _look(hub: Hub, repository: Repository, branch: str) -> _Remote:
     what = f"{repository} cannot be looked at"
     found = reach(hub, what, lambda: hub.revisions(repository.name))
     if found is None:
-        return _Remote(False, branch == hub.branch)
+        return _Remote(None, branch == hub.branch)
     if branch in found.tags and branch not in found.branches:
         raise RequestError(f"{branch} is a tag of {repository.hub}:{repository.name}: push to a branch, and name the result "
                            "with --tag.")
     # A repository without a commit has no branch yet.
-    return _Remote(True, branch in found.branches or branch == hub.branch, listed(hub, what, repository, branch, found),
-                   found.tags)
+    return _Remote(found, branch in found.branches or branch == hub.branch, listed(hub, what, repository, branch, found))
+
+
+def _refuse_public(hub: Hub, repository: Repository, asked: bool) -> None:
+    """What was asked to be private must not end where everybody looks."""
+    if asked and reach(hub, f"{repository} cannot be looked at", lambda: hub.is_public(repository.name)):
+        raise RequestError(f"{repository} is there already and public, and --private is for repositories that are made here: "
+                           "change its settings on the site first, or leave --private away.")
 
 
 def listed(hub: Hub, what: str, repository: Repository, branch: str, found: Revisions) -> Listing:
@@ -129,24 +141,34 @@ def listed(hub: Hub, what: str, repository: Repository, branch: str, found: Revi
     return reach(hub, what, lambda: hub.list(repository.name, found.branches[branch] or branch))
 
 
-def _with_card(selection: Selection, folder: Path, there: Listing, repository: Repository, wanted: bool,
-               dry_run: bool) -> Selection:
-    """The selection with its card: the folder's own, the one that stands on the hub, or a new one."""
-    if selection.has(CARD) or not wanted or not selection.takes(CARD):
-        return selection if wanted else selection.without(CARD)
+def _with_card(plan: Push, selection: Selection, folder: Path, there: Listing, dry_run: bool) -> Push:
+    """The plan with its card: the folder's own, the one that stands on the hub, or a new one."""
+    if selection.has(CARD) or not selection.takes(CARD):
+        return plan
     if CARD in there.files and any(not matching(name, PLACEHOLDERS) for name in there.files):
-        return selection.noting(f"Kept the {CARD} that stands on the hub, since {folder} has none.")
-    if dry_run:
-        return selection.noting(f"A {CARD} would be written, since {folder} has none (--no-card leaves it out).")
-    return selection.with_new_card(folder, repository)
+        note = f"Kept the {CARD} that stands on the hub, since {folder} has none."
+    elif not selection.family:
+        note = f"No {CARD} goes along, since {folder} has none and is no whole model; one written by hand goes with it."
+    elif dry_run:
+        note = f"A {CARD} would be written, since {folder} has none (--no-card leaves it out)."
+    else:
+        card, notes = new_card(folder, plan.repository)
+        changed = (*plan.changed, card) if not card.is_at(there.files.get(CARD)) else plan.changed
+        return replace(plan, files=_sorted((*plan.files, card)), changed=_sorted(changed), notes=(*plan.notes, *notes))
+    return replace(plan, notes=(note, *plan.notes))
 
 
-def _plan(hub: Hub, repository: Repository, selection: Selection, remote: _Remote, tag: str | None, partial: bool) -> Push:
+def _sorted(files: Sequence[Outgoing]) -> tuple[Outgoing, ...]:
+    return tuple(sorted(files, key=lambda file: file.name))
+
+
+def _plan(hub: Hub, repository: Repository, selection: Selection, remote: _Remote, tag: str | None,
+          earlier: Collection[str] | None) -> Push:
+    """What travels, and which of the files that an ``earlier`` push laid down go; None: they stay."""
     there, files = remote.listing.files, selection.files
     names = {file.name for file in files}
-    removed: set[str] = set()
-    if manifests.NAME in there and not partial:
-        removed = ({manifests.NAME, *_listed_there(hub, repository, remote.listing)} & there.keys()) - names
+    went = {manifests.NAME, *earlier} if earlier is not None and manifests.NAME in there else set()
+    removed = (went & there.keys()) - names
     left = sorted(there.keys() - names - removed - {CARD, ".gitattributes"})
     notes = [*selection.notes]
     if left:
@@ -156,17 +178,19 @@ def _plan(hub: Hub, repository: Repository, selection: Selection, remote: _Remot
                 len(selection.listed), tag, tuple(notes))
 
 
-def _listed_there(hub: Hub, repository: Repository, there: Listing) -> set[str]:
-    """What an earlier push laid down."""
+def _listed_there(hub: Hub, repository: Repository, there: Listing) -> dict[str, str]:
+    """What an earlier push laid down: sha256 by name."""
+    if manifests.NAME not in there.files:
+        return {}
     data = reach(hub, f"{repository} cannot be looked at", lambda: hub.read(repository.name, there.commit, manifests.NAME))
     try:
-        return set(manifests.decode(data, str(repository))["files"])
+        return dict(manifests.decode(data, str(repository))["files"])
     except FormatError:
-        return set()
+        return {}
 
 
-def _refuse(hub: Hub, plan: Push, remote: _Remote) -> None:
-    """What the hub would refuse in the end is refused here."""
+def _refuse(hub: Hub, plan: Push, remote: _Remote) -> bool:
+    """What the hub would refuse in the end is refused here; whether the tag is to be made."""
     large = [f"{file.name} ({file.size / 1e9:.1f} GB)" for file in plan.files if file.size > hub.largest_file]
     if large:
         raise RequestError(f"{hub.title} takes files of up to {hub.largest_file / 1e9:.0f} GB, and these are larger: "
@@ -175,8 +199,8 @@ def _refuse(hub: Hub, plan: Push, remote: _Remote) -> None:
     if most is not None and count > most:
         raise RequestError(f"{hub.title} takes {most} files in one commit and this push changes {count}: since a model in two "
                            "halves would work for nobody, send fewer files with --include or --exclude.")
-    if plan.tag in remote.tags and (plan.changed or plan.removed):
-        raise RequestError(f"{plan.repository} has a tag {plan.tag} already, and it names other files: choose another tag.")
+    return tag_is_missing(hub, plan.repository, plan.tag, remote.revisions, remote.listing,
+                          changes=bool(plan.changed or plan.removed))
 
 
 # ---- sending
@@ -186,41 +210,20 @@ def _send(hub: Hub, plan: Push, remote: _Remote, branch: str, private: bool, mes
     repository, name = plan.repository, plan.repository.name
     listing_ = remote.listing
     what = f"{repository} was not pushed"
-    if not remote.exists:
+    if remote.revisions is None:
         reach(hub, f"{repository} cannot be created", lambda: hub.create(name, private))
     if not remote.branch:
         reach(hub, f"The branch {branch} of {repository} cannot be made", lambda: hub.create_branch(name, branch))
-    if not remote.exists or not remote.branch:
+    if remote.revisions is None or not remote.branch:
         # A new repository or branch is not empty everywhere, and the commit builds on what is there.
         found = reach(hub, what, lambda: hub.revisions(name))
         listing_ = listed(hub, what, repository, branch, found or Revisions({}))
     upload = hub.upload(name, branch, listing_.commit or None)
     reach(hub, what, lambda: upload.add(plan.changed), KEPT)
-    commit = _commit(hub, plan, upload, branch, message)
+    made = commit(hub, repository, branch, upload, listing_, plan.files, plan.removed, message, what)
     there = reach(hub, f"{repository} was pushed, but cannot be compared", lambda: hub.list(name, branch),
                   "run the same command again: it compares, and sends only what differs")
-    if wrong := _differing(plan, there):
+    if wrong := differing(plan.files, plan.removed, there):
         raise HubError(f"{repository} was pushed, but the hub lists other digests than the files here have: {listing(wrong)}; "
                        f"do not use {hub.address(name)} as it is, and push again.", files=wrong)
-    return commit
-
-
-def _commit(hub: Hub, plan: Push, upload: Upload, branch: str, message: str) -> str:
-    what = f"{plan.repository} was not pushed"
-    try:
-        return reach(hub, what, lambda: upload.commit(message, plan.removed), KEPT)
-    except HubError as error:
-        if getattr(error, "status", None) is not None:
-            raise
-        lost = error
-    # The answer to the commit was lost on the way: the hub knows whether it was made.
-    there = reach(hub, f"Whether {plan.repository} was pushed is not known", lambda: hub.list(plan.repository.name, branch),
-                  "run the same command again: it sends only what is missing")
-    if _differing(plan, there):
-        raise lost
-    return there.commit
-
-
-def _differing(plan: Push, there: Listing) -> list[str]:
-    wrong = [file.name for file in plan.files if not file.is_at(there.files.get(file.name))]
-    return wrong + [name for name in plan.removed if name in there.files]
+    return made

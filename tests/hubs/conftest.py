@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 TOKEN = "hf_correcthorsebatterystaple"
-ROUTE_FAILURES = ("status", "drop", "slow", "corrupt")
+ROUTE_FAILURES = ("status", "done", "drop", "slow", "corrupt")
 
 
 @dataclass
@@ -139,8 +139,9 @@ class Double:
         return repo
 
     def fail(self, mark: str, kind: str, value: int = 0, times: int = 1, **header: str) -> None:
-        """From now on: ``status`` answers a number, ``drop`` breaks off after so many bytes (either way), ``slow`` waits
-        so many milliseconds, ``corrupt`` keeps other bytes than arrived, or sends other bytes than it lists."""
+        """From now on: ``status`` answers a number, ``done`` does so when the work is done, ``drop`` breaks off after so
+        many bytes (either way), ``slow`` waits so many milliseconds, ``corrupt`` keeps other bytes than arrived, or sends
+        other bytes than it lists."""
         assert kind in ROUTE_FAILURES
         self.failures.append(Failure(mark, kind, value, times, {name.replace("_", "-"): text for name, text in header.items()}))
 
@@ -165,6 +166,9 @@ class Double:
         body = self.receive(handler, failure if failure and failure.kind == "drop" and handler.command == "PUT" else None)
         if body is None:
             return
+        if failure and failure.kind == "done":
+            self.answer(_Deaf(handler), request, body, None)
+            failure.kind = "status"
         if failure and failure.kind == "status":
             self.reply(handler, failure.value, {"error": "on demand", "Message": "on demand"}, **failure.header)
             return
@@ -354,8 +358,10 @@ class Double:
             case ["POST", "preupload"]:
                 asked = json.loads(body)["files"]
                 return self.reply(handler, 200, {"files": [
-                    {"path": each["path"], "shouldIgnore": False, "uploadMode": "lfs" if each["size"] > 1 << 16
-                     or each["path"].endswith((".bin", ".safetensors")) else "regular"} for each in asked]})
+                    {"path": each["path"], "shouldIgnore": False, "uploadMode": "lfs" if each["size"] > 10_000_000
+                     or each["path"].endswith((".bin", ".safetensors")) or b"\0" in base64.b64decode(each["sample"])
+                     else "regular"}
+                    for each in asked]})
             case ["POST", "commit"]:
                 return self.hugging_face_commit(handler, repo, revision, body)
             case ["GET" | "HEAD", "resolve"]:
@@ -440,7 +446,8 @@ class Double:
                 return self.data(handler, {"Path": word["Path"], "Name": word["Name"]})
             case ["GET", "openapi", "v1", "models", owner, name]:
                 found = self.visible(handler, f"{owner}/{name}")
-                return (self.reply(handler, 200, {"success": True, "data": {"id": f"{owner}/{name}"}}) if found
+                return (self.reply(handler, 200, {"success": True, "data": {"id": f"{owner}/{name}", "private": found.private}})
+                        if found
                         else self.reply(handler, 404, {"success": False, "message": "not found"}))
             case ["GET", "api", "v1", "models", owner, name, *rest]:
                 repo = self.visible(handler, f"{owner}/{name}")
