@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from danqing.progress import byte_progress
+from danqing.progress import byte_progress, size_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     """Convert, and say in one line what was written."""
     from danqing_pack.conversion import convert
 
-    with byte_progress("converting") as progress:
+    with byte_progress("converting", size_of(args.source) if args.dtype is None else 0) as progress:
         done = convert(
             args.source, args.target, args.to, dtype=args.dtype, force=args.force, drop_unused=args.drop_unused,
             text_length=args.text_length, weights=args.weights, dry_run=args.dry_run, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from danqing.progress import byte_progress
+from danqing.progress import byte_progress, size_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     """Pack, and say in one line what was written."""
     from danqing_pack.eas import pack
 
-    with byte_progress("packing") as progress:
+    with byte_progress("packing", size_of(args.model)) as progress:
         done = pack(args.model, args.bundle, flavor=args.flavor, force=args.force, progress=progress,
                     text_length=args.text_length)
     print(done.describe())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from danqing.progress import byte_progress
+from danqing.progress import byte_progress, size_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     """Unpack, and say in one line what was written."""
     from danqing_pack.eas import unpack
 
-    with byte_progress("unpacking") as progress:
+    with byte_progress("unpacking", size_of(args.bundle)) as progress:
         done = unpack(args.bundle, args.target, force=args.force, progress=progress,
                       limit=args.limit)
     print(done.describe())
