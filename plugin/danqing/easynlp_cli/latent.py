@@ -111,6 +111,20 @@ class LatentPredictor:
                     file.write_bytes(content)
 
 
+def train(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
+    """--mode=train."""
+    from danqing.easynlp_cli import latent_training
+
+    latent_training.train(args, parameters)
+
+
+def evaluate(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
+    """--mode=evaluate."""
+    from danqing.easynlp_cli import latent_training
+
+    latent_training.evaluate(args, parameters)
+
+
 def load_latent_diffusion(path: str, args: argparse.Namespace, dtype: str) -> StableDiffusionPipeline:
     """A checkpoint as a pipeline."""
     from danqing.loading import load

@@ -43,7 +43,7 @@ def write_first_stage(
             pickles.dump(folder / FIRST_STAGE_FILE, dict(legacy))
         if patches is not None:
             patches.save(folder)
-    _note(target, settings)
+    note(target, settings)
 
 
 def write_painter(pipe: Any, target: Path, layout: str, dtype: str, settings: Mapping[str, Any]) -> None:
@@ -62,10 +62,10 @@ def write_painter(pipe: Any, target: Path, layout: str, dtype: str, settings: Ma
             "_class_name": "PainterPipeline", "transformer": ["danqing.components", "PainterTransformer"],
             "tokenizer": ["transformers", "BertTokenizer"], "vqvae": ["diffusers", "VQModel"]}))
         convert(folder, target, to=layout, dtype=dtype, force=True)
-    _note(target, settings)
+    note(target, settings)
 
 
-def _note(target: Path, settings: Mapping[str, Any]) -> None:
+def note(target: Path, settings: Mapping[str, Any]) -> None:
     """How the model was trained, beside it."""
     target.with_name("training.json").write_bytes(as_json(settings))
 
