@@ -120,6 +120,11 @@ def read_text(path: Path) -> str:
     return merging.read_text(path)
 
 
+def is_generated(path: Path) -> bool:
+    """Whether a card, or a part of it, was written by ``write_card``."""
+    return bool(merging.Record.of(read_text(path)).parts)
+
+
 def validate(text: str, folder: str | Path | None = None) -> list[str]:
     """One sentence for each thing for which a hub would refuse the card, or show less than it holds; asks nobody.
 

@@ -119,6 +119,9 @@ class _Upload:
     def add(self, files: Sequence[Outgoing]) -> None:
         additions = [_addition(file) for file in files]
         self._api.preupload_lfs_files(self._repository, additions, revision=self._revision)
+        for addition, file in zip(additions, files, strict=True):
+            if addition._upload_mode == "regular":      # it goes with the commit, by which time the file may be gone
+                addition.path_or_fileobj = file.read()
         self._additions += additions
 
     def commit(self, message: str, removed: Sequence[str] = ()) -> str:

@@ -95,11 +95,11 @@ def push(
     selection = select(folder, repository, include, exclude)
     selection = selection if card else selection.without(CARD)
     remote = _look(hub, repository, branch)
-    _refuse_public(hub, repository, private and remote.revisions is not None)
+    refuse_public(hub, repository, private and remote.revisions is not None)
     selection = with_true_manifest(selection, folder, remote.listing)
-    listed_there = _listed_there(hub, repository, remote.listing)
-    plan = _plan(hub, repository, selection, remote, tag, None if include or exclude else listed_there)
-    refuse_mixture(repository, selection, folder, remote.listing, plan.removed, listed_there)
+    earlier = listed_there(hub, repository, remote.listing)
+    plan = _plan(hub, repository, selection, remote, tag, None if include or exclude else earlier)
+    refuse_mixture(repository, selection, folder, remote.listing, plan.removed, earlier)
     untagged = _refuse(hub, plan, remote)
     if card:
         plan = _with_card(plan, selection, folder, remote.listing, dry_run)
@@ -127,7 +127,7 @@ def _look(hub: Hub, repository: Repository, branch: str) -> _Remote:
     return _Remote(found, branch in found.branches or branch == hub.branch, listed(hub, what, repository, branch, found))
 
 
-def _refuse_public(hub: Hub, repository: Repository, asked: bool) -> None:
+def refuse_public(hub: Hub, repository: Repository, asked: bool) -> None:
     """What was asked to be private must not end where everybody looks."""
     if asked and reach(hub, f"{repository} cannot be looked at", lambda: hub.is_public(repository.name)):
         raise RequestError(f"{repository} is there already and public, and --private is for repositories that are made here: "
@@ -178,7 +178,7 @@ def _plan(hub: Hub, repository: Repository, selection: Selection, remote: _Remot
                 len(selection.listed), tag, tuple(notes))
 
 
-def _listed_there(hub: Hub, repository: Repository, there: Listing) -> dict[str, str]:
+def listed_there(hub: Hub, repository: Repository, there: Listing) -> dict[str, str]:
     """What an earlier push laid down: sha256 by name."""
     if manifests.NAME not in there.files:
         return {}
