@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.places import find_model
+from danqing.progress import library_bars
 
 from .data import as_input, picture_of
 from .loop import Loop, LoopOptions, parameter_groups
@@ -165,7 +166,7 @@ def validate(model: nn.Module, source: NoisyLatents, examples: Examples) -> floa
 def write_latent(unet: Any, options: LatentOptions, step: int) -> None:
     """The base with the trained UNet in `output/model`; replaces it."""
     target = Path(options.output) / "model"
-    with scratch_folder(target) as scratch:
+    with scratch_folder(target) as scratch, library_bars():
         base = scratch / "base"
         convert(find_model(options.model), base, to="diffusers", dtype="fp32")
         _forget_twins(base)

@@ -72,6 +72,13 @@ def _require(holds: bool, sentence: str) -> None:
         raise RequestError(sentence)
 
 
+def _require_tensorboard() -> None:
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("--tensorboard needs the package tensorboard: pip install 'danqing[train]'.") from None
+
+
 def rate(options: LoopOptions, step: int, total: int) -> float:
     """The learning rate of a step, as a share of the peak."""
     if step < options.warmup:
@@ -117,6 +124,8 @@ class Loop:
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
 
+        if options.tensorboard:
+            _require_tensorboard()
         self.options, self.output = options, output
         self.best = BestWeights(output / "best")
         AcceleratorState._reset_state()     # it would refuse another precision than an earlier run's in this process
@@ -129,6 +138,7 @@ class Loop:
         self.examples_per_step = options.batch_size * options.accumulation * world
         self.total = options.steps or max(1, math.ceil(options.epochs * rows / self.examples_per_step))
         self.main = self.accelerator.is_main_process
+        self._begun = 0  # steps of an earlier run
         self._writer: Any = None
         latest = self.latest()
         if latest is not None and not options.resume:
@@ -181,6 +191,8 @@ class Loop:
             with staged_folder(self._place(step), force=True) as folder:
                 self.accelerator.save_state(str(folder))
         if self.main:
+            if self._writer is not None:
+                self._writer.flush()    # what lies before the checkpoint will not be done again
             self.best.settle()
             for old in sorted((self.output / "checkpoints").glob("step-*"))[: -self.options.keep]:
                 shutil.rmtree(old)
@@ -192,6 +204,7 @@ class Loop:
             return 0
         self.accelerator.load_state(str(latest))
         done = int(latest.name.removeprefix("step-"))
+        self._begun = done
         self._forget_after(done)
         if self.main:
             self.best.forget_after(done)
@@ -253,11 +266,10 @@ class Loop:
 
     def _board(self) -> Any:
         if self._writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise MissingExtraError("--tensorboard needs the package tensorboard: pip install tensorboard.") from None
-            self._writer = SummaryWriter(str(self.output / "tensorboard"))
+            from torch.utils.tensorboard import SummaryWriter
+
+            # what a killed run noted after its checkpoint is done, and noted, again
+            self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self._begun + 1)
         return self._writer
 
     def _forget_after(self, step: int) -> None:

@@ -225,6 +225,7 @@ def sample_sheet(pipe: Any, prompts: Sequence[str], seed: int) -> Tensor:
     pipe.transformer.eval()
     generators = [torch.Generator(pipe.device).manual_seed(seed + index) for index in range(len(prompts))]
     top_k = min(100, pipe.transformer.config.image_vocab_size)
+    pipe.set_progress_bar_config(disable=True)
     pictures = pipe(list(prompts), generator=generators, top_k=top_k, output_type="pt").images
     pipe.transformer.train(training)
     joined: Tensor = torch.cat(list(pictures), dim=2)

@@ -18,6 +18,8 @@ from danqing_pack.staging import scratch_folder, staged_folder
 from danqing_pack.tensors import Tensor
 from diffusers.models.autoencoders.vq_model import VQModel
 
+from danqing.progress import library_bars
+
 from .patches import PatchCodes
 
 LAYOUTS = ("diffusers", "easynlp")
@@ -37,7 +39,8 @@ def write_first_stage(
     require_layout(layout)
     with staged_folder(target, force=True) as folder:
         if layout == "diffusers":
-            vqvae.save_pretrained(folder)
+            with library_bars():
+                vqvae.save_pretrained(folder)
         else:
             legacy = first_stage_table(vqvae).to_legacy(_state(vqvae), "the VQModel")
             pickles.dump(folder / FIRST_STAGE_FILE, dict(legacy))
@@ -52,7 +55,7 @@ def write_painter(pipe: Any, target: Path, layout: str, dtype: str, settings: Ma
     words = sorted(pipe.tokenizer.get_vocab().items(), key=lambda item: item[1])
     vocabulary = "".join(word + "\n" for word, _ in words).encode()
     tokenizer = tokenizer_component(vocabulary, pipe.transformer.config.text_length)
-    with scratch_folder(target) as folder:
+    with scratch_folder(target) as folder, library_bars():
         pipe.transformer.save_pretrained(folder / "transformer")
         pipe.vqvae.save_pretrained(folder / "vqvae")
         (folder / "tokenizer").mkdir()

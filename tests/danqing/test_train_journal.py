@@ -1,0 +1,95 @@
+"""What a run notes for people: log.jsonl, TensorBoard, sample pictures; and the quiet of the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from danqing import cli
+from danqing.mini.making import write_tables
+from danqing.train.loop import Loop
+from diffusers import VQModel
+
+STAGE = dict(block_out_channels=(32,) * 4, layers_per_block=1, latent_channels=8, num_vq_embeddings=16, vq_embed_dim=4,
+             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, sample_size=64)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    write_tables(folder, rows=8, seed=1, validation_rows=4)
+    torch.manual_seed(0)
+    VQModel(**STAGE).save_pretrained(folder / "stage")
+    (folder / "sizes.json").write_text(json.dumps({"n_layer": 1, "n_head": 2, "n_embd": 16}))
+    return folder
+
+
+def words(recipe: str, work: Path, output: Path, *more: str) -> list[str]:
+    own = ([f"--model={work}/stage"] if recipe == "vqgan" else [
+        f"--model={work}/sizes.json", f"--first-stage={work}/stage", f"--vocab={work}/vocab.txt", "--prompts", "红色圆形"])
+    return ["train", recipe, f"--data={work}/train.tsv", f"--validation={work}/validation.tsv", f"--output={output}",
+            "--steps=4", "--batch-size=2", "--log-every=1", "--save-every=2", "--validate-every=2", "--sample-every=2",
+            "--tensorboard", *more, *own]
+
+
+def events(output: Path) -> Any:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(output / "tensorboard"))
+    found.Reload()
+    return found
+
+
+def journal(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recipe, picture", [("painter", "samples"), ("vqgan", "reconstruction")])
+def test_tensorboard_shows_what_the_journal_says(
+        recipe: str, picture: str, work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard")
+    assert cli.main(words(recipe, work, tmp_path / "out")) in (0, None)
+    shown, expected = events(tmp_path / "out"), Counter[str]()
+    for line in journal(tmp_path / "out"):
+        for name in line.keys() - {"step", "kind"}:
+            tag = f"{line['kind']}/{name}"
+            found = {each.step: each.value for each in shown.Scalars(tag)}
+            assert found[line["step"]] == pytest.approx(line[name], rel=1e-5)
+            expected[tag] += 1
+    assert {tag: len(shown.Scalars(tag)) for tag in shown.Tags()["scalars"]} == expected
+    assert [each.step for each in shown.Images(picture)] == [2, 4]
+    assert [path.name for path in sorted((tmp_path / "out/samples").iterdir())] == [
+        f"{picture}-00000002.png", f"{picture}-00000004.png"]
+    assert "it/s" not in capfd.readouterr().err
+
+
+def test_steps_that_are_done_again_are_shown_once(
+        work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard")
+    step = Loop.step
+
+    def stops(self: Any, model: Any, optimizer: Any, losses: Any, number: int) -> float:
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, model, optimizer, losses, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "step", stops)
+        assert cli.main(words("painter", work, tmp_path / "out")) == 130
+    assert cli.main(words("painter", work, tmp_path / "out", "--resume")) in (0, None)
+    assert [each.step for each in events(tmp_path / "out").Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [line["step"] for line in journal(tmp_path / "out") if line["kind"] == "train"] == [1, 2, 3, 4]
+
+
+def test_without_tensorboard_the_remedy_is_named(
+        work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert cli.main(words("painter", work, tmp_path / "out")) == 1
+    assert "pip install 'danqing[train]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
