@@ -101,7 +101,8 @@ def to_tsv(folder: str | os.PathLike[str], table: str | os.PathLike[str], column
     `to_folder`.
     """
     source = ImageFolder(folder)
-    wanted = Schema.parse(columns).names if isinstance(columns, str) else columns.names if columns else _keys(source)
+    wanted = Schema.parse(columns).names if isinstance(columns, str) else columns.names if columns else \
+        _keys(source, image_column)
     keys = [FILE_NAME if name == image_column else name for name in wanted]
     if FILE_NAME not in keys:
         raise RequestError(f"The schema {','.join(wanted)} has no image column {image_column!r}.")
@@ -143,13 +144,17 @@ def _folder_keys(schema: Schema, text_column: str, image_column: str) -> list[st
     return [renamed.get(name, name) for name in schema.names]
 
 
-def _keys(folder: ImageFolder) -> tuple[str, ...]:
-    """The columns that a folder's first line shows."""
-    first = next(folder.lines(), None)
-    if first is None:
-        raise FormatError(f"{folder.metadata} has no lines.", path=folder.metadata)
-    names = ["imgbase64" if key == FILE_NAME else key for key in folder.record(first)]
-    return tuple(names[1:] + names[:1] if names[0] == "imgbase64" else names)
+def _keys(folder: ImageFolder, image_column: str) -> tuple[str, ...]:
+    """The columns that a folder's first good line shows; what is wrong with those before it is said in their turn."""
+    problem = FormatError(f"{folder.metadata} has no lines.", path=folder.metadata)
+    for count, line in enumerate(folder.lines()):
+        try:
+            names = [image_column if key == FILE_NAME else key for key in folder.record(line)]
+        except FormatError as error:
+            problem = problem if count else error
+            continue
+        return tuple(names[1:] + names[:1] if names[0] == image_column else names)
+    raise problem
 
 
 def _cell(folder: ImageFolder, line: Line, record: Mapping[str, Any], key: str, allow: Collection[str]) -> bytes:

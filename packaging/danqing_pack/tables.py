@@ -88,6 +88,7 @@ class Table:
         self.strict = strict
         self._bom = _refuse_other_files(self.path, self.encoding)
         given = Schema.parse(schema) if isinstance(schema, str) else schema
+        self._guessed = given is None
         self.schema = given or self._guess_schema()
 
     def lines(self) -> Iterator[Line]:
@@ -148,7 +149,8 @@ class Table:
             return decode(cell)
         except NotAnImage as error:
             header = line.number == 1 and cell.strip().decode("latin-1") in self.schema.names
-            hint = "; it looks like a header: --skip-first-line" if header else ""
+            hint = "; it looks like a header: --skip-first-line" if header else \
+                f"; without --input-schema a row is ({', '.join(self.schema.names)}) here" if self._guessed else ""
             raise self.problem(line, f"{error}{hint}") from None
 
     def problem(self, line: Line, reason: str) -> FormatError:

@@ -311,6 +311,30 @@ def test_lines_of_metadata_that_make_no_row(line: str, reason: str, tmp_path: Pa
     assert done.rows == 1 and (tmp_path / "a.tsv.bad.jsonl").read_text("utf-8") == line + "\n"
 
 
+def test_the_first_good_line_names_the_columns(tmp_path: Path) -> None:
+    good = '{"file_name": "a.png", "idx": "1", "text": "一"}'
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "metadata.jsonl").write_text(f"[]\n{{}}\n{good}\n", encoding="utf-8")
+    done = to_tsv(tmp_path, tmp_path / "out.tsv", on_error="skip")
+    assert (done.rows, done.bad) == (1, 2)
+    assert (tmp_path / "out.tsv").read_bytes() == "1\t一\t".encode() + encoded(png()) + b"\n"
+    to_tsv(tmp_path, tmp_path / "named.tsv", on_error="skip", image_column="picture")
+    assert (tmp_path / "named.tsv").read_bytes() == (tmp_path / "out.tsv").read_bytes()
+    with pytest.raises(FormatError, match="Line 1 of .*: not a JSON object"):
+        to_tsv(tmp_path, tmp_path / "other.tsv")
+    (tmp_path / "metadata.jsonl").write_text("[]\n{}\n")
+    with pytest.raises(FormatError, match="Line 1 of .*: not a JSON object"):
+        to_tsv(tmp_path, tmp_path / "other.tsv", on_error="skip")
+
+
+def test_a_guess_at_the_columns_is_named(golden: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"without --input-schema a row is \(text, imgbase64\) here"):
+        to_folder(golden / "easynlp/tsv/test.tsv", tmp_path / "folder")
+    with pytest.raises(FormatError) as told:
+        to_folder(golden / "easynlp/tsv/test.tsv", tmp_path / "folder", "text,imgbase64")
+    assert "input-schema" not in str(told.value)
+
+
 def test_a_folder_without_metadata_says_where_it_could_be(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"There is no metadata.jsonl in .*empty"):
         (tmp_path / "empty").mkdir()

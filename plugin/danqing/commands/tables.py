@@ -63,8 +63,12 @@ def run(args: argparse.Namespace) -> None:
     told.rest()
     left = f"; {done.bad} bad rows were left out" if done.bad else ""
     where = f" and stand in {done.bad_rows}" if done.bad_rows else ""
-    print(f"Wrote {args.target}: {done.rows:,} rows, {done.images:,} images of {done.image_bytes / 1e6:,.1f} MB"
+    print(f"Wrote {args.target}: {done.rows:,} rows, {done.images:,} images of {_size(done.image_bytes)}"
           f"{left}{where}.")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 class _Told:
