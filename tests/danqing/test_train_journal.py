@@ -93,3 +93,36 @@ def test_without_tensorboard_the_remedy_is_named(
     assert cli.main(words("painter", work, tmp_path / "out")) == 1
     assert "pip install 'danqing[train]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more, sentence", [
+    (["--output=/proc/nowhere"], "The run cannot be written to /proc/nowhere"),
+    (["--warmup=-1"], "warmup cannot be -1, below 0."), (["--sample-every=-1"], "sample every cannot be -1"),
+    (["--final-rate=2"], "The final rate is a share from 0 to 1, not 2.0."), (["--clip=0"], "must be above 0, not 0.0"),
+    (["--betas", "0.9", "1"], "The betas lie from 0 to below 1"), (["--weight-decay=-1"], "weight decay cannot be -1.0"),
+    (["--encoder-every=0"], "--encoder-every is at least 1"), (["--size=50"], "--size 50 is no multiple of 8"),
+])
+def test_a_run_that_cannot_be(
+        more: list[str], sentence: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [word for word in words("vqgan", work, tmp_path / "out") if word != "--tensorboard"]
+    assert cli.main([*line, *more]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_is_a_sentence(
+        work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/log.jsonl").symlink_to("/dev/full")
+    assert cli.main(words("painter", work, tmp_path / "out")) == 1
+    assert "cannot be written to" in (printed := capsys.readouterr().err) and "No space left on device" in printed
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+        work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stops(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loop, "step", stops)
+    assert cli.main(words("painter", work, tmp_path / "out")) == 130
+    assert f"--resume goes on after the last checkpoint in {tmp_path}/out." in capsys.readouterr().err

@@ -452,7 +452,7 @@ def test_the_command(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
     table, folder, back = golden / "easynlp/tsv/train.tsv", tmp_path / "folder", tmp_path / "back.tsv"
     assert cli.main(["tables", "to-folder", str(table), str(folder)]) == 0
-    assert capsys.readouterr().out == f"Wrote {folder}: 6 rows, 6 images of 0.0 MB.\n"
+    assert capsys.readouterr().out == f"Wrote {folder}: 6 rows, 6 images of 24.2 kB.\n"
     assert cli.main(["tables", "to-folder", str(table), str(folder)]) == 1
     assert "--force" in capsys.readouterr().err
     assert cli.main(["tables", "to-tsv", str(folder), str(back), "--output-schema", "text,imgbase64"]) == 0

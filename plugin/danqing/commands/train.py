@@ -12,6 +12,7 @@ OUTPUT/model is the trained model, OUTPUT/checkpoints what --resume goes on from
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def _shared(parser: argparse.ArgumentParser, model: str) -> None:
     loop.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR, if there is one")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     """Train, and say what was written."""
     from danqing.train.loop import LoopOptions
 
@@ -91,8 +92,14 @@ def run(args: argparse.Namespace) -> None:
     recipe = values.pop("recipe")
     values["betas"] = tuple(values["betas"])
     loop = LoopOptions(**{each.name: values.pop(each.name) for each in fields(LoopOptions)})
-    _train(recipe, values, loop)
+    try:
+        _train(recipe, values, loop)
+    except KeyboardInterrupt:
+        print(f"danqing: interrupted; the same command with --resume goes on after the last checkpoint in {args.output}.",
+              file=sys.stderr)
+        return 130
     print(f"Wrote {args.output}/model.")
+    return None
 
 
 def _train(recipe: str, values: dict[str, Any], loop: LoopOptions) -> None:

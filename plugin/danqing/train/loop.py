@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import random
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,12 @@ class LoopOptions:
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep", "validate_every"):
             value = getattr(self, name)
             _require(value >= 1, f"{name.replace('_', ' ')} must be at least 1, not {value}.")
+        for name in ("warmup", "sample_every", "weight_decay"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name.replace('_', ' ')} cannot be {value}, below 0.")
+        _require(0 <= self.final_rate <= 1, f"The final rate is a share from 0 to 1, not {self.final_rate}.")
+        _require(all(0 <= beta < 1 for beta in self.betas), f"The betas lie from 0 to below 1, not {self.betas}.")
+        _require(self.clip > 0, f"The largest norm of the gradient must be above 0, not {self.clip}.")
         _require(self.learning_rate > 0, f"The learning rate must be above 0, not {self.learning_rate}.")
         _require(self.steps is None or self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
         _require(self.steps is not None or self.epochs > 0, f"epochs must be above 0, not {self.epochs}.")
@@ -70,6 +78,16 @@ class LoopOptions:
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
         raise RequestError(sentence)
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """What the operating system refuses, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"The run cannot be written to {folder}: {os.strerror(error.errno or errno.EIO)}; give it room, "
+                           "or choose another --output.", path=folder, errno=error.errno) from error
 
 
 def _require_tensorboard() -> None:
@@ -143,9 +161,6 @@ class Loop:
         latest = self.latest()
         if latest is not None and not options.resume:
             raise RequestError(f"{output} already holds a training run; go on with --resume, or name another folder.")
-        if self.main:
-            output.mkdir(parents=True, exist_ok=True)
-        self.accelerator.wait_for_everyone()
 
     def seed(self) -> None:
         """Fix the random numbers of initialisation and dropout; not the data's, which need no state."""
@@ -198,7 +213,12 @@ class Loop:
                 shutil.rmtree(old)
 
     def restore(self) -> int:
-        """Continue where the newest checkpoint ends; the number of steps done."""
+        """Continue where the newest checkpoint ends; the number of steps done. Everything else is ready by now, so a run
+        that cannot be leaves no folder."""
+        if self.main:
+            with writing_into(self.output):
+                self.output.mkdir(parents=True, exist_ok=True)
+        self.accelerator.wait_for_everyone()
         latest = self.latest()
         if latest is None:
             return 0
@@ -239,7 +259,7 @@ class Loop:
         if not self.main:
             return
         line = json.dumps({"step": step, "kind": kind, **values})
-        with open(self.output / "log.jsonl", "a", encoding="utf-8") as file:
+        with writing_into(self.output), open(self.output / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
         shown = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
         print(f"{kind} {step}/{self.total}  {shown}", flush=True)
@@ -252,8 +272,9 @@ class Loop:
         from PIL import Image
 
         folder = self.output / "samples"
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
+        with writing_into(folder):
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
         if self.options.tensorboard:
             self._board().add_image(name, picture, step)
 

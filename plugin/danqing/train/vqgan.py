@@ -50,6 +50,12 @@ class VqganOptions:
     loop: LoopOptions = field(default_factory=LoopOptions)
 
 
+    def __post_init__(self) -> None:
+        if self.encoder_every < 1 or self.revive_every < 0 or self.continuous_steps < 0:
+            raise RequestError("Steps cannot be counted so: --encoder-every is at least 1, --revive-every and "
+                               "--continuous-steps are at least 0.")
+
+
 class FirstStage(nn.Module):
     """The VQGAN with what training needs to know: when each code was last used, and whether there is a codebook yet."""
 
@@ -143,6 +149,9 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
     loop.seed()
     vqvae, trained = open_vqgan(options.model)
     size = options.size or int(vqvae.config["sample_size"])
+    factor = 2 ** (len(vqvae.config["block_out_channels"]) - 1)
+    if size < factor or size % factor:
+        raise RequestError(f"--size {size} is no multiple of {factor}, the pixels of a code of this network.")
     if not trained:
         quiet_start(vqvae)
     pictures = Pictures(examples, size)
