@@ -126,3 +126,25 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr(Loop, "step", stops)
     assert cli.main(words("painter", work, tmp_path / "out")) == 130
     assert f"--resume goes on after the last checkpoint in {tmp_path}/out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sizes, sentence", [
+    ({"n_layer": "two"}, "n_layer is a whole number of at least 1, not 'two'"),
+    ({"n_layer": True}, "n_layer is a whole number"), ({"n_head": 5, "n_embd": 16}, "n_embd 16 is no multiple of n_head 5"),
+    ({"n_head": 5}, "n_embd 768 is no multiple of n_head 5"), ({"attn_pdrop": 1}, "attn_pdrop is a share from 0"),
+    ([1], "holds no JSON object"), ("nothing", "holds no JSON object"), ({"width": 3}, "names width, which no painter has"),
+])
+def test_sizes_that_cannot_be(
+        sizes: Any, sentence: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sizes.json").write_text(json.dumps(sizes))
+    assert cli.main([*words("painter", work, tmp_path / "out"), f"--model={tmp_path}/sizes.json"]) == 1
+    assert sentence in capsys.readouterr().err
+    assert cli.main([*words("vqgan", work, tmp_path / "out"), f"--model={tmp_path}/sizes.json"]) == 1
+    assert "is no VQModel config" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_need_texts(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [word for word in words("painter", work, tmp_path / "out") if word not in ("--prompts", "红色圆形")]
+    assert cli.main(line) == 1
+    assert "--sample-every needs --prompts" in capsys.readouterr().err

@@ -21,6 +21,8 @@ from danqing_pack.families.bert_tokenizers import tokenizer_component
 from danqing_pack.layouts.layout import write_blob
 from torch import Tensor, nn
 
+from danqing.networks.painter_transformer import PainterConfig
+
 from .data import Coder, as_input, cached_codes, encode, picture_of, token_ids
 from .entities import COLUMNS, ENTITIES, EntityVectors, NoSpans, Span, spans_of
 from .loop import Loop, LoopOptions, parameter_groups
@@ -28,6 +30,9 @@ from .patches import load_patch_codes
 from .writing import require_layout, write_painter
 
 TEXT_LENGTH = 32
+COUNTS = {"n_layer": 1, "n_head": 1, "n_embd": 1, "n_unmasked": 0, "text_length": 1}
+DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
+"""What a new painter may be given, the counts with their least value."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +79,17 @@ def open_painter(options: PainterOptions) -> Any:
 
 def _new_painter(place: Path, first_stage: str, vocab: Path) -> Any:
     from danqing.building import build_component
-    from danqing.networks.painter_transformer import PainterConfig, PainterTransformer
+    from danqing.networks.painter_transformer import PainterTransformer
     from danqing.pipelines.painter import PainterPipeline
 
     from .vqgan import open_vqgan
 
+    sizes, tokens = _sizes(place), _tokens(vocab)
     vqvae, _ = open_vqgan(first_stage)
-    try:
-        sizes = dict(json.loads(place.read_text("utf-8")))
-        tokens = vocab.read_text("utf-8").splitlines()
-    except (ValueError, TypeError, OSError) as error:
-        raise FormatError(f"{place} and {vocab} must be a JSON object and a vocabulary ({error}).") from None
-    length = int(sizes.pop("text_length", TEXT_LENGTH))
+    length = sizes.pop("text_length", TEXT_LENGTH)
     side = int(vqvae.config["sample_size"]) // 2 ** (len(vqvae.config["block_out_channels"]) - 1)
     codes = int(vqvae.quantize.n_e)
-    unknown = sizes.keys() - {"n_layer", "n_head", "n_embd", "n_unmasked", "attn_pdrop", "embd_pdrop", "resid_pdrop"}
-    if unknown:
-        raise FormatError(f"{place} names {', '.join(sorted(unknown))}, which no painter has.", unknown=sorted(unknown))
-    config = PainterConfig(vocab_size=codes + len(tokens), image_vocab_size=codes, text_length=length,
+    config = PainterConfig(vocab_size=codes + tokens, image_vocab_size=codes, text_length=length,
                            image_length=side * side, n_positions=length + side * side, **sizes)
     tokenizer = tokenizer_component(vocab.read_bytes(), length)
     with TemporaryDirectory(prefix="danqing-") as scratch:
@@ -101,10 +99,40 @@ def _new_painter(place: Path, first_stage: str, vocab: Path) -> Any:
     return PainterPipeline(vqvae, PainterTransformer(config), reader)
 
 
+def _sizes(place: Path) -> dict[str, Any]:
+    """What a JSON file says of a new painter. Raises FormatError."""
+    try:
+        sizes = json.loads(place.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise FormatError(f"{place} is no JSON file with the sizes of a painter ({error}).", path=place) from None
+    if not isinstance(sizes, dict):
+        raise FormatError(f"{place} holds no JSON object with the sizes of a painter.", path=place)
+    if unknown := sorted(sizes.keys() - COUNTS.keys() - set(DROPOUTS)):
+        raise FormatError(f"{place} names {', '.join(unknown)}, which no painter has.", unknown=unknown)
+    for name, value in sizes.items():
+        if name in COUNTS and (type(value) is not int or value < COUNTS[name]):
+            raise FormatError(f"{name} is a whole number of at least {COUNTS[name]}, not {value!r}.", name=name)
+        if name in DROPOUTS and (type(value) not in (int, float) or not 0 <= value < 1):
+            raise FormatError(f"{name} is a share from 0 to below 1, not {value!r}.", name=name)
+    width, heads = (sizes.get(name, getattr(PainterConfig(), name)) for name in ("n_embd", "n_head"))
+    if width % heads:
+        raise FormatError(f"n_embd {width} is no multiple of n_head {heads}.", name="n_embd")
+    return sizes
+
+
+def _tokens(vocab: Path) -> int:
+    try:
+        return len(vocab.read_text("utf-8").splitlines())
+    except (ValueError, OSError) as error:
+        raise FormatError(f"{vocab} is no vocabulary, one token a line ({error}).", path=vocab) from None
+
+
 def train_painter(options: PainterOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
     require_layout(options.output_layout)
     options.loop.require_validation(options.validation)
+    if options.loop.sample_every and not options.prompts:
+        raise RequestError("--sample-every needs --prompts, the texts to draw.")
     examples = open_examples(options.data, **options.reading)
     vectors = EntityVectors(options.entities, options.entity_count) if options.entities else None
     loop = Loop(options.loop, Path(options.output), len(examples))

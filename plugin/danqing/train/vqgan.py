@@ -8,6 +8,7 @@ quantisation error is largest. With `codes="patches"` the codes come from the pa
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -122,11 +123,7 @@ def open_vqgan(model: str) -> tuple[VQModel, bool]:
     """The network that `model` names, and whether it was trained before."""
     place = Path(model)
     if place.is_file() and place.suffix == ".json":
-        try:
-            vqvae = VQModel.from_config(json.loads(place.read_text("utf-8")))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FormatError(f"{place} is no VQModel config ({error}).") from None
-        return vqvae, False
+        return _new_vqgan(place), False
     config = place / "config.json"
     if config.is_file() and json.loads(config.read_text("utf-8")).get("_class_name") == "VQModel":
         return VQModel.from_pretrained(place, local_files_only=True), True
@@ -136,6 +133,19 @@ def open_vqgan(model: str) -> tuple[VQModel, bool]:
     if not isinstance(found, VQModel):
         raise RequestError(f"{model} holds no VQGAN; name a painter checkpoint, a VQModel folder or its config as JSON.")
     return found, True
+
+
+def _new_vqgan(place: Path) -> VQModel:
+    """A network with fresh weights. Raises FormatError."""
+    try:
+        config = json.loads(place.read_text("utf-8"))
+        known = inspect.signature(VQModel.__init__).parameters
+        if unknown := [name for name in config if name not in known and not name.startswith("_")]:
+            raise ValueError(f"it has no {', '.join(unknown)}")
+        vqvae: VQModel = VQModel.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FormatError(f"{place} is no VQModel config ({error}).", path=place) from None
+    return vqvae
 
 
 def train_vqgan(options: VqganOptions) -> dict[str, float]:
