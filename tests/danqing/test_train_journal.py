@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -148,3 +150,29 @@ def test_samples_need_texts(work: Path, tmp_path: Path, capsys: pytest.CaptureFi
     line = [word for word in words("painter", work, tmp_path / "out") if word not in ("--prompts", "红色圆形")]
     assert cli.main(line) == 1
     assert "--sample-every needs --prompts" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(work: Path, tmp_path: Path) -> None:
+    """Halves of each batch, one mean loss, one writer; and a checkpoint that both go on from."""
+    own = [word for word in words("painter", work, tmp_path) if word != "--tensorboard"]
+    assert cli.main([*own, f"--output={tmp_path}/one", "--batch-size=4", "--sample-every=0"]) in (0, None)
+
+    def together(*more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "danqing", *own,
+             f"--output={tmp_path}/two", "--batch-size=2", "--sample-every=0", *more],
+            env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert together().count("Wrote") == 1
+    one, two = journal(tmp_path / "one"), journal(tmp_path / "two")
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-5)
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    checkpoints = tmp_path / "two/checkpoints"
+    assert sorted(os.listdir(checkpoints)) == ["step-00000002", "step-00000004"]
+    (checkpoints / "step-00000004").rename(checkpoints / ".step-00000004")      # as a kill in the middle leaves it
+    together("--resume")
+    assert journal(tmp_path / "two") == two
+    assert sorted(os.listdir(checkpoints)) == ["step-00000002", "step-00000004"]

@@ -12,6 +12,7 @@ OUTPUT/model is the trained model, OUTPUT/checkpoints what --resume goes on from
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,8 @@ def run(args: argparse.Namespace) -> int | None:
         print(f"danqing: interrupted; the same command with --resume goes on after the last checkpoint in {args.output}.",
               file=sys.stderr)
         return 130
-    print(f"Wrote {args.output}/model.")
+    if os.environ.get("RANK", "0") == "0":      # of several processes one speaks
+        print(f"Wrote {args.output}/model.")
     return None
 
 

@@ -184,6 +184,8 @@ class Loop:
         for loss in losses:
             self.accelerator.backward(loss / options.accumulation)
             total += float(loss.detach()) / options.accumulation
+        if self.accelerator.num_processes > 1:      # what all of them saw; and all of them stop together
+            total = float(self.accelerator.reduce(torch.tensor(total, device=self.accelerator.device), "mean"))
         if not math.isfinite(total):
             raise RequestError(f"The loss became {total} at step {step + 1}; lower the learning rate, or clip harder.")
         self.accelerator.clip_grad_norm_(model.parameters(), options.clip)
@@ -200,8 +202,8 @@ class Loop:
     def save(self, step: int) -> None:
         """Keep everything that the next step depends on; older checkpoints beyond `keep` go."""
         self.accelerator.wait_for_everyone()
-        if self.accelerator.num_processes > 1:  # every process adds its random state: there is no one writer to rename
-            self.accelerator.save_state(str(self._place(step)))
+        if self.accelerator.num_processes > 1:
+            self._save_together(self._place(step))
         else:
             with staged_folder(self._place(step), force=True) as folder:
                 self.accelerator.save_state(str(folder))
@@ -211,6 +213,21 @@ class Loop:
             self.best.settle()
             for old in sorted((self.output / "checkpoints").glob("step-*"))[: -self.options.keep]:
                 shutil.rmtree(old)
+
+    def _save_together(self, place: Path) -> None:
+        """Every process adds its random state; then, and not before, the checkpoint takes its name."""
+        partial = place.with_name(f".{place.name}")
+        if self.main and partial.exists():
+            shutil.rmtree(partial)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            with writing_into(self.output):
+                if place.exists():
+                    shutil.rmtree(place)
+                os.replace(partial, place)
+        self.accelerator.wait_for_everyone()
 
     def restore(self) -> int:
         """Continue where the newest checkpoint ends; the number of steps done. Everything else is ready by now, so a run
