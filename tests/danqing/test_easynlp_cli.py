@@ -296,14 +296,17 @@ def test_a_place_that_cannot_be_written_is_a_sentence(order: Callable[..., argpa
     (["--checkpoint_dir="], "needs --checkpoint_dir"),
     (["--tables=odps://p/t"], "odps://p/t is not read here: export the table"),
     (["--tables=oss://b/t.tsv"], "is not read here: copy the file"), (["--tables=nowhere.tsv"], "no table nowhere.tsv"),
+    (["--outputs={here}"], "is a folder: --outputs names the table to write"),
+    (["--outputs={here}/in.tsv"], "in.tsv, the table that is read: choose another name"),
+    (["--outputs={here}/model/../in.tsv", "--force"], "the table that is read"),
     (["--input_schema=idx,text,colour,size"], "Line 1 of .*: 3 cells, where the schema names 4"),
 ])
 def test_orders_that_cannot_be_carried_out(
         words: list[str], sentence: str, order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:
     family = Letters()
     with pytest.raises(DanqingError, match=sentence):
-        predict(family, order(*words), {})
-    assert not family.loaded and not (tmp_path / "out").exists()
+        predict(family, order(*(word.format(here=tmp_path) for word in words)), {})
+    assert not family.loaded and sorted(os.listdir(tmp_path)) == ["in.tsv", "model"]
 
 
 def test_a_bad_row_is_found_before_the_model_is_loaded(
@@ -353,6 +356,14 @@ def test_the_painter_gives_the_row_of_the_original(
     ours, theirs = (np.asarray(Image.open(io.BytesIO(base64.b64decode(each))), dtype=int)
                     for each in (ast.literal_eval(pictures)[0], reference["gen_imgbase64"][0]))
     assert ours.shape == theirs.shape and abs(ours - theirs).max() <= 1
+
+
+def test_no_picture_cannot_be_drawn(painter_checkpoint: Path, golden: Path, tmp_path: Path,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    line = words(golden / "easynlp/tsv/test.tsv", tmp_path / "out.tsv", painter_checkpoint)
+    assert cli.main([*line, "--user_defined_parameters=max_generated_num=0"]) == 1
+    assert "max_generated_num is at least 1, not 0." in capsys.readouterr().err
+    assert not os.listdir(tmp_path)
 
 
 def test_every_picture_of_a_table_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,6 +495,8 @@ def test_training_from_scratch_reads_the_originals_vqgan_file(
 
 @pytest.mark.parametrize("more, sentence", [
     (["--tables=a,b,c"], "names 3 tables"), (["--optimizer_type=SGD"], "SGD is not carried out"),
+    (["--epoch_num=0"], "--epoch_num must be above 0, not 0."), (["--epoch_num=-1"], "must be above 0, not -1."),
+    (["--learning_rate=0"], "The learning rate must be above 0"),
     (["--warmup_proportion=2"], "a part from 0 to 1"), (["--tables=oss://a/b"], "is not read here"),
     (["--user_defined_parameters=size=3"], "vqgan_ckpt_path is missing"),
     (["--second_sequence=picture"], "no column 'picture'"),

@@ -38,6 +38,9 @@ def settings(args: argparse.Namespace, parameters: Mapping[str, Any]) -> dict[st
 
 def rows_per_record(parameters: Mapping[str, Any]) -> int:
     """All images of a text stand in one row."""
+    if parameters.get("max_generated_num", 1) < 1:
+        raise RequestError(f"--user_defined_parameters: max_generated_num is at least 1, not "
+                           f"{parameters['max_generated_num']}.", key="max_generated_num")
     return 1
 
 

@@ -59,6 +59,7 @@ class Family(Protocol):
 def predict(family: Family, args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     """Carry out one command line."""
     table, target = _input(args), Path(needed(args, "outputs"))
+    _refuse_target(target, table.path)
     columns = Schema.parse(args.output_schema or ",".join(family.COLUMNS)).names
     appended = Schema.parse(args.append_cols).names if args.append_cols else ()
     for name in columns:
@@ -128,6 +129,14 @@ def _input(args: argparse.Namespace) -> Table:
     if not args.input_schema:
         raise RequestError("--mode=predict needs --input_schema, such as idx:str:1,text:str:1.")
     return Table(local(path), args.input_schema, encoding=args.encoding, skip_first_line=args.skip_first_line)
+
+
+def _refuse_target(target: Path, table: Path) -> None:
+    """RequestError for a place that the result cannot take, before anything is drawn."""
+    if target.is_dir():
+        raise RequestError(f"{target} is a folder: --outputs names the table to write.", path=target)
+    if target.exists() and target.samefile(table):
+        raise RequestError(f"--outputs names {table}, the table that is read: choose another name.", path=target)
 
 
 def needed(args: argparse.Namespace, flag: str) -> str:

@@ -67,6 +67,8 @@ def _loop(args: argparse.Namespace, tables: Sequence[str], reading: Mapping[str,
         raise RequestError(f"--optimizer_type={args.optimizer_type} is not carried out; leave it out for AdamW.")
     if not 0 <= args.warmup_proportion <= 1:
         raise RequestError(f"--warmup_proportion is a part from 0 to 1, not {args.warmup_proportion:g}.")
+    if args.epoch_num <= 0:
+        raise RequestError(f"--epoch_num must be above 0, not {args.epoch_num:g}.")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if args.worker_gpu > processes and args.worker_gpu > 1:
         print(f"danqing: --worker_gpu={args.worker_gpu}: this is one process; start as many with `accelerate launch "
