@@ -152,6 +152,17 @@ def test_the_article_s_command(small: Path, table: Path, tmp_path: Path, capsys:
     assert result == {"loss": pytest.approx(kept[-1][2], rel=1e-5), "rows": 3}
 
 
+def test_danqing_train_latent(small: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "latent", f"--data={table}", f"--model={small}", f"--output={tmp_path}/out", "--steps=1",
+            "--batch-size=1", "--random-crop", "--output-dtype=fp16"]
+    assert cli.main([*line, "--sample-every=1"]) == 1
+    assert "danqing train latent draws no samples" in capsys.readouterr().err
+    assert cli.main(line) in (0, None)
+    assert "Wrote" in capsys.readouterr().out
+    assert load(tmp_path / "out/model", device="cpu", dtype="fp16").unet.dtype == torch.float16
+    assert not check(tmp_path / "out/model")
+
+
 @pytest.mark.parametrize("parameters, sentence", [
     ("size=256", "names no pretrain_model_name_or_path; a latent diffusion is fine-tuned"),
     ("pretrain_model_name_or_path={painter}", "is no latent diffusion of EasyNLP"),

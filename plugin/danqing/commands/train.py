@@ -1,8 +1,9 @@
-"""Train a painter, or its first stage, from a table or an image folder.
+"""Train a painter, its first stage, or a latent diffusion, from a table or an image folder.
 
   danqing train painter --data train.tsv --model pai-painter-base-zh --output out --steps 2000
   danqing train painter --data train.tsv --model config.json --first-stage vqgan/model --vocab vocab.txt --output out
   danqing train vqgan --data pictures/ --model vqgan.json --output vqgan --steps 5000
+  danqing train latent --data train.tsv --model chinese-ldm-general --output out --steps 2000
   accelerate launch -m danqing train painter ...            # several processes
 
 config.json from scratch: {"n_layer": 12, "n_head": 12, "n_embd": 768}. vqgan.json: a config of diffusers' VQModel.
@@ -17,6 +18,8 @@ import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from danqing_pack.errors import RequestError
+
 if TYPE_CHECKING:
     from danqing.train.loop import LoopOptions
 
@@ -29,12 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     painter.add_argument("--first-stage", metavar="MODEL", help="from scratch: a VQModel folder or a painter checkpoint")
     painter.add_argument("--vocab", metavar="VOCAB_TXT", help="from scratch: the vocabulary, one token a line")
     painter.add_argument("--prompts", nargs="+", default=[], metavar="TEXT", help="what to draw with --sample-every")
-    painter.add_argument("--random-crop", action="store_true", help="cut at random, not in the centre; no codes are cached")
+    _finetuning(painter)
     painter.add_argument("--entities", metavar="FILE", help="for a painter with knowledge: the matrix of entity vectors; "
                          "the tables then need lex_id, pos_s, pos_e and token_len")
     painter.add_argument("--entity-count", type=int, default=10, metavar="N", help="entities of a text that count")
-    painter.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
-    painter.add_argument("--output-dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
+    latent = recipes.add_parser("latent", help="the UNet of a latent diffusion of EasyNLP (chinese-ldm)")
+    _shared(latent, "the checkpoint to fine-tune")
+    _finetuning(latent)
     vqgan = recipes.add_parser("vqgan", help="the first stage, from pictures alone")
     _shared(vqgan, "a VQModel folder or a painter checkpoint to go on from, or a JSON file with a VQModel config")
     vqgan.add_argument("--size", type=int, help="pixels of a side; default: the model's sample_size")
@@ -51,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vqgan.add_argument("--revive-until", type=float, default=0.8, help="share of the run after which codes stay")
     vqgan.add_argument("--adversarial-weight", type=float, default=0.0, help="of the patch discriminator; 0: none")
     vqgan.add_argument("--adversarial-start", type=int, default=1000, metavar="STEP")
+
+
+def _finetuning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--random-crop", action="store_true", help="cut at random, not in the centre")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    parser.add_argument("--output-dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
 
 
 def _shared(parser: argparse.ArgumentParser, model: str) -> None:
@@ -109,6 +119,12 @@ def _train(recipe: str, values: dict[str, Any], loop: LoopOptions) -> None:
         from danqing.train.vqgan import VqganOptions, train_vqgan
 
         train_vqgan(VqganOptions(**values, loop=loop))
+    elif recipe == "latent":
+        from danqing.train.latent import LatentOptions, train_latent
+
+        if loop.sample_every:
+            raise RequestError("danqing train latent draws no samples: leave out --sample-every.")
+        train_latent(LatentOptions(**values, loop=loop))
     else:
         from danqing.train.painter import PainterOptions, train_painter
 
