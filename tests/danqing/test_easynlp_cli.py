@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from danqing import cli
-from danqing.easynlp_cli.flags import parse
+from danqing.easynlp_cli.flags import _REFUSED, parse
 from danqing.easynlp_cli.parameters import parse_parameters
 from danqing.easynlp_cli.predicting import fingerprint, predict
 from danqing.easynlp_cli.resumable_table import ResumableTable
@@ -76,6 +76,17 @@ def test_wrong_usage_is_one_line_and_code_2(word: str, sentence: str, capsys: py
         cli.main(["easynlp", word])
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and sentence in printed and printed.count("\n") == 1
+
+
+def test_the_help_names_every_flag_and_key(capsys: pytest.CaptureFixture[str]) -> None:
+    from danqing.easynlp_cli import latent, painter
+
+    with pytest.raises(SystemExit):
+        cli.main(["easynlp", "--help"])
+    printed = capsys.readouterr().out
+    assert all(f"--{flag}" in printed for flag in vars(parse([])) if flag not in _REFUSED)
+    apps, _, rest = printed.partition("text2image_generation: ")[2].partition("latent_diffusion: ")
+    assert all(key in apps for key in painter.PARAMETERS) and all(key in rest for key in latent.PARAMETERS)
 
 
 def test_what_has_no_effect_is_taken_and_said(capsys: pytest.CaptureFixture[str]) -> None:

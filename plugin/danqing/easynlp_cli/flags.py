@@ -10,8 +10,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from danqing.easynlp_cli import latent, painter
 
 APPS = ("text2image_generation", "latent_diffusion")
 MODES = ("train", "predict", "evaluate")
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
             "EasyNLP's command line for its text-to-image models.\n\n"
             "  danqing easynlp --mode=predict --tables=test.tsv --input_schema=idx:str:1,text:str:1 \\\n"
             "      --first_sequence=text --outputs=out.tsv --output_schema=idx,text,gen_imgbase64 \\\n"
-            "      --checkpoint_dir=./model --micro_batch_size=8 --app_name=text2image_generation"))
+            "      --checkpoint_dir=./model --micro_batch_size=8 --app_name=text2image_generation"), epilog=_keys())
     _add_common(parser.add_argument_group("all modes"))
     _add_training(parser.add_argument_group("train"))
     _add_prediction(parser.add_argument_group("predict"))
@@ -93,11 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _keys() -> str:
+    """What --user_defined_parameters may hold, app by app."""
+    known = {"text2image_generation": painter.PARAMETERS, "latent_diffusion": latent.PARAMETERS}
+    parts = [textwrap.fill(", ".join(sorted(known[app])), 100, initial_indent=f"  {app}: ", subsequent_indent="      ")
+             for app in APPS]
+    return "\n".join(["keys of --user_defined_parameters:", *parts])
+
+
 def _add_common(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mode", choices=MODES, default="train", help="what to do (default: train)")
     group.add_argument("--app_name", choices=APPS, default=APPS[0], help=f"the kind of model (default: {APPS[0]})")
     group.add_argument("--tables", metavar="TSV[,TSV]", help="train: training table and, if wanted, validation table; "
-                       "predict and evaluate: the last one named; image folders, too, but for predict")
+                       "predict and evaluate: the last one named; image folders, too, but for predict; with a validation table, "
+                       "training leaves the weights of the best validation")
     group.add_argument("--input_schema", metavar="NAME:TYPE:LENGTH,...", help="the table's columns "
                        "(default: (idx, text, imgbase64) or (text, imgbase64), by the first row; predict needs it)")
     group.add_argument("--skip_first_line", action="store_true", help="the first line is a header")
