@@ -152,6 +152,25 @@ def test_samples_need_texts(work: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "--sample-every needs --prompts" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("recipe", ["painter", "vqgan"])
+def test_tables_of_other_forms(recipe: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (work / "train.tsv").read_text("utf-8").splitlines()
+    moved = ["picture\twords"] + ["\t".join(row.split("\t")[:0:-1]) for row in rows]
+    (tmp_path / "odd.tsv").write_text("".join(row + "\n" for row in moved), encoding="gbk")
+    line = [word for word in words(recipe, work, tmp_path / "out") if word != "--tensorboard"]
+    plain = [*line, "--sample-every=0"]
+    assert cli.main(plain) in (0, None)
+    line = [word.replace(f"{work}/train.tsv", f"{tmp_path}/odd.tsv").replace(f"{work}/validation.tsv", f"{tmp_path}/odd.tsv")
+            .replace(f"{tmp_path}/out", f"{tmp_path}/other") for word in plain]
+    assert cli.main(line) == 1
+    odd = ["--input-schema=picture:str:1,words:str:1", "--text-column=words", "--image-column=picture", "--encoding=gbk"]
+    assert cli.main([*line, *odd]) == 1     # the header is no picture
+    assert "--skip-first-line" in capsys.readouterr().err
+    assert cli.main([*line, *odd, "--skip-first-line"]) in (0, None)
+    one, two = ([each["loss"] for each in journal(tmp_path / name) if each["kind"] == "train"] for name in ("out", "other"))
+    assert one == two
+
+
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(work: Path, tmp_path: Path) -> None:
     """Halves of each batch, one mean loss, one writer; and a checkpoint that both go on from."""

@@ -70,6 +70,13 @@ def _shared(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument("--validation", metavar="TABLE_OR_FOLDER")
     parser.add_argument("--output-layout", choices=("diffusers", "easynlp"), default="diffusers")
+    table = parser.add_argument_group("tables")
+    table.add_argument("--input-schema", metavar="NAME:TYPE:LENGTH,...",
+                       help="the columns (default: idx,text,imgbase64 or text,imgbase64, by the first row)")
+    table.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
+    table.add_argument("--image-column", default="imgbase64", metavar="NAME", help="default: imgbase64")
+    table.add_argument("--skip-first-line", action="store_true", help="the first line is a header")
+    table.add_argument("--encoding", default="utf-8", help="utf-8, gbk, gb18030, big5 ... (default: utf-8)")
     loop = parser.add_argument_group("training")
     loop.add_argument("--steps", type=int, help="optimiser steps; default: by --epochs")
     loop.add_argument("--epochs", type=float, default=1.0)
@@ -102,6 +109,8 @@ def run(args: argparse.Namespace) -> int | None:
     values = dict(vars(args))
     recipe = values.pop("recipe")
     values["betas"] = tuple(values["betas"])
+    values["reading"] = {"schema": values.pop("input_schema"), **{name: values.pop(name) for name in (
+        "text_column", "image_column", "skip_first_line", "encoding")}}
     loop = LoopOptions(**{each.name: values.pop(each.name) for each in fields(LoopOptions)})
     try:
         _train(recipe, values, loop)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .data import Pictures, as_input
 from .discriminator import PatchDiscriminator
 from .loop import Loop, LoopOptions, parameter_groups
 from .patches import PatchCodes, k_means, make_patch_codes, nearest
+from .writing import require_layout, write_first_stage
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class VqganOptions:
     revive_until: float = 0.8  # share of the run after which codes are left alone
     adversarial_weight: float = 0.0
     adversarial_start: int = 1000
+    reading: Mapping[str, Any] = field(default_factory=dict)  # keywords of `open_examples` for both tables
     loop: LoopOptions = field(default_factory=LoopOptions)
 
 
@@ -150,11 +152,12 @@ def _new_vqgan(place: Path) -> VQModel:
 
 def train_vqgan(options: VqganOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
+    require_layout(options.output_layout)
     options.loop.require_validation(options.validation)
     if options.adversarial_weight > 0 and options.loop.precision == "fp16":
         raise RequestError("--adversarial-weight cannot be trained in fp16, where both networks would share one scale; "
                            "take --precision bf16 or no.")
-    examples = open_examples(options.data)
+    examples = open_examples(options.data, **options.reading)
     loop = Loop(options.loop, Path(options.output), len(examples))
     loop.seed()
     vqvae, trained = open_vqgan(options.model)
@@ -167,7 +170,7 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
     pictures = Pictures(examples, size)
     patches = _patches(options, vqvae, pictures, loop) if options.codes == "patches" else None
     stage = FirstStage(vqvae, trained or options.continuous_steps == 0 or patches is not None, patches)
-    held = Pictures(open_examples(options.validation), size) if options.validation else None
+    held = Pictures(open_examples(options.validation, **options.reading), size) if options.validation else None
     model, optimizer = loop.accelerator.prepare(stage, _optimizer(stage, options))
     critic = _Critic(options, loop) if options.adversarial_weight > 0 else None
     first, values = loop.restore(), dict[str, float]()
@@ -325,8 +328,6 @@ class _Critic:
 
 def write(vqvae: VQModel, size: int, options: VqganOptions, patches: PatchCodes | None, step: int) -> Path:
     """The trained network in `output/model`: a VQModel folder, or EasyNLP's `vqgan.bin` with its key names."""
-    from .writing import write_first_stage
-
     vqvae.register_to_config(sample_size=size)
     target = Path(options.output) / "model"
     write_first_stage(vqvae, target, options.output_layout,
