@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -55,17 +56,19 @@ class Following:
     def _follow(self) -> None:
         buffer = bytearray(1 << 20)
         while not self._stop.is_set():
-            for path in self._folder.rglob("*"):
-                try:
-                    found = path.lstat()
-                    key = (found.st_dev, found.st_ino)
-                    if path.is_file() and found.st_size >= LEAST and key not in self._open:
-                        self._open[key] = _Reading(path, buffer)
-                except OSError:         # renamed or removed since it was seen
-                    continue
+            with suppress(OSError):     # a folder that went while it was read; the next look sees the rest
+                for path in self._folder.rglob("*"):
+                    self._watch(path, buffer)
             busy = [each.advance(self._stop) for each in list(self._open.values())]
             if not any(busy):
                 self._stop.wait(PAUSE)
+
+    def _watch(self, path: Path, buffer: bytearray) -> None:
+        with suppress(OSError):         # renamed or removed since it was seen
+            found = path.lstat()
+            key = (found.st_dev, found.st_ino)
+            if path.is_file() and found.st_size >= LEAST and key not in self._open:
+                self._open[key] = _Reading(path, buffer)
 
 
 class _Reading:

@@ -1,32 +1,33 @@
 """From a hub to a folder: only what is missing is fetched, everything is verified, and the folder appears whole.
 
-Files arrive in a hidden folder beside the target, which stays after a failure, so that the same command goes on from
-there. It carries a lock, and so does the model: of several pulls of one revision, the first downloads and the others
-take the files from where it put them.
+Files arrive in a hidden folder, beside a target that is to be made and inside one that exists (which may be a disk of its
+own), and it stays after a failure, so that the same command goes on from there. It carries a lock, and so does the
+model: of several pulls of one revision, the first downloads and the others take the files from where it put them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import manifests
-from .errors import HubError, RequestError, UnsafeError, listing
+from .errors import FormatError, HubError, RequestError, UnsafeError, listing
 from .following import Following
 from .hub import Hub, Listing, Remote, Repository, git_digest, unsafe_names
 from .hub_errors import reach, unwritable
 from .hubs import HUBS, parse
+from .layouts.layout import relative_files
 from .tensors import sha256_of
+from .turns import Say, lock_of, partial_folder, turn
 from .wildcards import chosen
 
-Say = Callable[[str], None]
+Bring = Callable[[Sequence[str], Path], dict[str, str]]
+"""Fetches files into a folder; the sha256 of each."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,25 @@ class Pull:
     new: tuple[str, ...]
     """What the folder lacked before."""
     size: int
-    """Bytes that travelled; the rest of ``new`` was copied from an earlier pull."""
+    """Bytes that travelled; the rest of ``new`` was copied from an earlier pull, or from the client's cache."""
     listed: int
     """How many files danqing.json lists; 0 for a foreign repository."""
+    removed: tuple[str, ...] = ()
+    """What another model's danqing.json listed in the folder and ``force`` took away."""
+    lacking: tuple[str, ...] = ()
+    """What danqing.json lists and the hub does not hold."""
+    cache: str = ""
+    """Whose cache the files came from, without the network."""
 
     def describe(self) -> str:
         """The line at the end."""
-        done = (f"Pulled {len(self.new)} of {len(self.files)} files, {self.size / 1e6:,.1f} MB fetched" if self.new
+        fetched = f"from the cache of {self.cache}" if self.cache else f"{self.size / 1e6:,.1f} MB fetched"
+        done = (f"Pulled {len(self.new)} of {len(self.files)} files, {fetched}" if self.new
                 else f"Nothing to pull, all {len(self.files)} files were there")
-        against = f"the hub and {manifests.NAME}" if self.listed else "the hub"
-        return f"{done}; all digests equal those of {against}: {self.folder}"
+        removed = f", {len(self.removed)} of another model removed" if self.removed else ""
+        against = " and ".join([self.cache and "that cache" or "the hub"] + [manifests.NAME] * bool(self.listed))
+        lacking = f" ({manifests.NAME} lists more, which the hub lacks: {listing(self.lacking, 4)})" if self.lacking else ""
+        return f"{done}{removed}; all digests equal those of {against}{lacking}: {self.folder}"
 
 
 def pull(source: str, target: str | Path, *, revision: str | None = None, include: Sequence[str] = (),
@@ -56,7 +66,7 @@ def pull(source: str, target: str | Path, *, revision: str | None = None, includ
     """Bring a repository (``hf:org/name@revision``) into the folder ``target``; one that exists is completed.
 
     Files of ``target`` that the hub does not have stay. Files that differ from the hub's are replaced with ``force``
-    only.
+    only, and with it go those that the danqing.json of another model lists, unchanged, and this one has not.
 
     Raises:
         HubError: there is no such repository, it cannot be reached, or a digest is wrong; ``target`` is as it was.
@@ -67,37 +77,69 @@ def pull(source: str, target: str | Path, *, revision: str | None = None, includ
     hub = HUBS[repository.hub]
     if target.is_symlink() or target.exists() and not target.is_dir():
         raise RequestError(f"{target} is no folder: choose another place.")
-    if hub.offline():
-        return _from_cache(hub, repository, target)
-    there = reach(hub, f"{repository} cannot be pulled", lambda: hub.list(repository.name, repository.revision))
-    if unsafe := unsafe_names(list(there.files)):
-        raise UnsafeError(f"{repository} has names that would leave the folder: {listing([repr(each) for each in unsafe])}; "
-                          "do not use it.")
-    files = {name: file for name, file in there.files.items() if chosen(name, include, exclude)}
-    if not files:
-        raise HubError(f"{repository} holds no file" + (" that --include and --exclude leave." if there.files else "."))
+    wanted = _Wanted(repository, target, tuple(include), tuple(exclude), force)
     try:
-        with _turn(_lock_of(hub, repository, there), say, repository) as last:
-            return _complete(hub, repository, there, files, target, force, last)
+        if hub.offline():
+            return _from_cache(hub, wanted)
+        there = reach(hub, f"{repository} cannot be pulled", lambda: hub.list(repository.name, repository.revision))
+        wanted.refuse_unsafe(there)
+        with turn(lock_of(hub, repository, there), say, repository) as last:
+            done = _complete(wanted, there, last.folder, lambda names, place: _fetch(hub, repository, there, names, place))
+            last.folder = target
+            return done
     except OSError as error:
         raise unwritable(target, error) from error
 
 
-def _complete(hub: Hub, repository: Repository, there: Listing, files: Mapping[str, Remote], target: Path, force: bool,
-              last: _Last) -> Pull:
-    missing = _missing(files, target, force)
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked for."""
+
+    repository: Repository
+    target: Path
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    force: bool
+
+    def refuse_unsafe(self, there: Listing) -> None:
+        if unsafe := unsafe_names(list(there.files)):
+            raise UnsafeError(f"{self.repository} has names that would leave the folder: "
+                              f"{listing([repr(each) for each in unsafe])}; do not use it.")
+
+    def of(self, there: Listing) -> dict[str, Remote]:
+        """The files that --include and --exclude leave. HubError: none."""
+        files = {name: file for name, file in there.files.items() if chosen(name, self.include, self.exclude)}
+        if not files:
+            raise HubError(f"{self.repository} holds no file" + (" that --include and --exclude leave." if there.files else "."))
+        return files
+
+    @property
+    def whole(self) -> bool:
+        return not self.include and not self.exclude
+
+
+def _complete(wanted: _Wanted, there: Listing, last: Path | None, bring: Bring) -> Pull:
+    """Have ``bring`` fetch what the target lacks; the digests of what it brought."""
+    repository, target, files = wanted.repository, wanted.target, wanted.of(there)
+    existed = target.exists()
+    missing = _missing(files, target, wanted.force)
     digests: dict[str, str] = {}
+    stale: list[str] = []
     if missing:
-        with _partial(hub, repository, target) as partial:
+        with partial_folder(target) as (partial, waited):
+            if waited or target.exists() != existed:        # somebody else has put files there meanwhile
+                missing = _missing(files, target, wanted.force)
             _drop_wrong(partial, files, missing)
-            _take(partial, files, missing, last.folder)
-            digests = _fetch(hub, repository, there, [name for name in missing if not (partial / name).is_file()], partial)
+            _take(partial, files, missing, last)
+            digests = bring([name for name in missing if not (partial / name).is_file()], partial)
             listed = _compare_manifest(repository, partial, target, files, digests)
-            _put(partial, target, missing)
+            stale = _stale(target, files) if wanted.force and wanted.whole else []
+            _put(partial, target, missing, stale)
     else:
         listed = _compare_manifest(repository, target, target, files, digests)
-    last.folder = target
-    return Pull(repository, target, tuple(files), tuple(missing), sum(files[name].size for name in digests), listed)
+    lacking = tuple(sorted(name for name in listed if name not in there.files))
+    return Pull(repository, target, tuple(files), tuple(missing), sum(files[name].size for name in digests),
+                len(listed) - len(lacking), tuple(stale), lacking)
 
 
 # ---- what is here already
@@ -121,6 +163,16 @@ def _missing(files: Mapping[str, Remote], target: Path, force: bool) -> list[str
         raise RequestError(f"{target} holds files that differ from those on the hub: {listing(sorted(others))}; choose "
                            "another place, or replace them with --force.", files=others)
     return [*absent, *others]
+
+
+def _stale(target: Path, files: Mapping[str, Remote]) -> list[str]:
+    """Files of another model, as it came: beside this one's, a loader might read them instead."""
+    try:
+        before = manifests.read(target).get("files", {})
+    except FormatError:
+        return []
+    return sorted(name for name, digest in before.items()
+                  if name not in files and (target / name).is_file() and sha256_of(target / name) == digest)
 
 
 def _drop_wrong(partial: Path, files: Mapping[str, Remote], missing: Sequence[str]) -> None:
@@ -183,31 +235,35 @@ def _digest(hub: Hub, path: Path, remote: Remote, following: Following) -> str |
 
 
 def _compare_manifest(repository: Repository, arrived: Path, target: Path, files: Mapping[str, Remote],
-                      digests: Mapping[str, str]) -> int:
-    """Whether the files are those that danqing.json lists, wherever each lies now; how many it lists.
+                      digests: Mapping[str, str]) -> Mapping[str, str]:
+    """What danqing.json lists; HubError: a file differs from it, wherever it lies now.
 
     What the hub has a sha256 for was compared with that one.
     """
     manifest = manifests.read(arrived if (arrived / manifests.NAME).is_file() else target)
     if not manifest or manifests.NAME not in files:
-        return 0
-    listed = {name: digest for name, digest in manifest["files"].items() if name in files}
+        return {}
+    listed: Mapping[str, str] = manifest["files"]
     known = {name: files[name].sha256 or digests.get(name)
-             or sha256_of((arrived if (arrived / name).is_file() else target) / name) for name in listed}
-    if wrong := sorted(name for name in listed if known[name] != listed[name]):
+             or sha256_of((arrived if (arrived / name).is_file() else target) / name) for name in listed if name in files}
+    if wrong := sorted(name for name in known if known[name] != listed[name]):
         raise HubError(f"{repository} was not pulled: on the hub {listing(wrong)} differ from what its {manifests.NAME} lists; "
                        "ask its owner to push again, or choose another revision.", files=wrong)
-    return len(listed)
+    return listed
 
 
 # ---- putting it in place
 
-def _put(partial: Path, target: Path, names: Sequence[str]) -> None:
+def _put(partial: Path, target: Path, names: Sequence[str], stale: Sequence[str]) -> None:
     """Into a new folder in one rename; into one that exists file by file, danqing.json last."""
     if not target.exists():
         _strip(partial, set(names))
         os.rename(partial, target)
         return
+    for name in stale:
+        (target / name).unlink()
+        with suppress(OSError):         # not empty
+            (target / name).parent.rmdir()
     for name in sorted(names, key=lambda each: each == manifests.NAME):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial / name, target / name)
@@ -224,90 +280,37 @@ def _strip(folder: Path, names: set[str]) -> None:
             path.unlink()
 
 
-def _from_cache(hub: Hub, repository: Repository, target: Path) -> Pull:
-    """Without the network: copy what the client's cache holds."""
-    from .layouts.layout import relative_files
-    from .staging import staged_folder
+# ---- without the network
 
+def _from_cache(hub: Hub, wanted: _Wanted) -> Pull:
+    """Copy what the client's cache holds, which may not be the whole repository."""
+    repository = wanted.repository
     found = reach(hub, f"{repository} cannot be pulled", lambda: hub.snapshot(repository.name, repository.revision))
-    names = tuple(relative_files(found))
-    with staged_folder(target) as folder:
+    there = Listing("", {name: _cached(found, name) for name in relative_files(found)})
+    wanted.refuse_unsafe(there)
+
+    def bring(names: Sequence[str], partial: Path) -> dict[str, str]:
         for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found / name, folder / name)
-        if problems := manifests.verify(folder):
-            raise HubError(f"{repository} in the cache of {hub.title} is damaged: {problems[0]}", problems=problems)
-    listed = len(manifests.read(target).get("files", {}))
-    return Pull(repository, target, names, names, 0, listed)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found / name, partial / name)
+        if wrong := [name for name in names if not holds(partial / name, there.files[name])]:
+            raise HubError(f"{repository} in the cache of {hub.title} is damaged: {listing(wrong)}; fetch it again with the "
+                           "network.", files=wrong)
+        return {name: there.files[name].sha256 or sha256_of(partial / name) for name in names}
+
+    listed = set(manifests.read(found).get("files", {})) if wanted.whole else set()
+    if lacking := sorted(listed - there.files.keys()):
+        raise HubError(f"{repository} cannot be pulled: the cache of {hub.title} lacks {listing(lacking)}; unset "
+                       f"{hub.offline()}.", files=lacking)
+    return replace(_complete(wanted, there, None, bring), cache=hub.title, size=0)
 
 
-# ---- one at a time
-
-class _Last:
-    """Where the last pull of a revision put its files; what a lock file remembers."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-
-
-def _lock_of(hub: Hub, repository: Repository, there: Listing) -> Path:
-    key = "\0".join((repository.hub, hub.endpoint(), repository.name, there.commit))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "danqing" / "pulls" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-
-
-@contextmanager
-def _turn(path: Path, say: Say, repository: Repository) -> Iterator[_Last]:
-    """Hold the lock of a revision; without a place for it there is none to wait for."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError:
-        yield _Last(None)
-        return
-    try:
-        _lock(descriptor, lambda: say(f"Waiting for another pull of {repository}"))
-        last = _Last(_remembered(descriptor))
-        yield last
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"folder": str(last.folder)}).encode(), 0)
-    finally:
-        os.close(descriptor)
-
-
-def _remembered(descriptor: int) -> Path | None:
-    try:
-        return Path(json.loads(os.pread(descriptor, 1 << 16, 0))["folder"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-@contextmanager
-def _partial(hub: Hub, repository: Repository, target: Path) -> Iterator[Path]:
-    """The hidden folder beside the target, held against a pull of something else into the same target."""
-    key = "\0".join((repository.hub, hub.endpoint(), repository.name, target.name))
-    partial = target.with_name(f".danqing-pull-{hashlib.sha256(key.encode()).hexdigest()[:16]}")
-    partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        _lock(descriptor, None)
-        partial.mkdir(exist_ok=True)
-        yield partial
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, waiting: Callable[[], None] | None) -> None:
-    """Wait for a lock; where a system or a file system has none, nobody waits."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if waiting:
-            waiting()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        return
+def _cached(folder: Path, name: str) -> Remote:
+    """A file of a cache, with the digest by which the client names its content where that is such a name."""
+    path = folder / name
+    size, content = path.stat().st_size, path.resolve().name
+    if path.is_symlink() and re.fullmatch("[0-9a-f]{64}", content):
+        return Remote(name, size, sha256=content)
+    if path.is_symlink() and re.fullmatch("[0-9a-f]{40}", content):
+        return Remote(name, size, git=content)
+    return Remote(name, size, sha256_of(path))
