@@ -152,6 +152,48 @@ def test_samples_need_texts(work: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "--sample-every needs --prompts" in capsys.readouterr().err
 
 
+def test_what_a_run_without_a_checkpoint_left_is_forgotten(
+        work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    step = Loop.step
+
+    def stops(self: Any, model: Any, optimizer: Any, losses: Any, number: int) -> float:
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, model, optimizer, losses, number)
+
+    line = [*words("painter", work, tmp_path / "out"), "--save-every=4", "--validate-every=1", "--choose=best"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "step", stops)
+        assert cli.main(line) == 130
+    best = tmp_path / "out/best"
+    for value in best.glob("*/value.json"):     # better than anything that the second run will find
+        value.write_text(json.dumps({"value": 0.0}))
+    with open(tmp_path / "out/log.jsonl", "a") as file:
+        file.write('{"step": 4, "ki')
+    assert cli.main(line) in (0, None)
+    assert [each["step"] for each in journal(tmp_path / "out") if each["kind"] == "train"] == [1, 2, 3, 4]
+    assert "whose validation 0 is" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_does_not_fit(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = words("painter", work, tmp_path / "out", "--resume")
+    assert cli.main(line) in (0, None)
+    with open(tmp_path / "out/log.jsonl", "a") as file:
+        file.write('{"step": 4, "ki')
+    assert cli.main([*line, "--steps=5"]) in (0, None)
+    (tmp_path / "wider.json").write_text(json.dumps({"n_layer": 1, "n_head": 2, "n_embd": 32}))
+    capsys.readouterr()
+    assert cli.main([*line, f"--model={tmp_path}/wider.json"]) == 1
+    assert "belongs to another model (Error(s) in loading" in capsys.readouterr().err
+    for name in ("model.safetensors", "optimizer.bin", "random_states_0.pkl"):
+        damaged = tmp_path / "out/checkpoints/step-00000005" / name
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:100])
+        assert cli.main([*line, "--steps=6"]) == 1
+        assert "step-00000005 is damaged" in capsys.readouterr().err
+        damaged.write_bytes(content)
+
+
 @pytest.mark.parametrize("recipe", ["painter", "vqgan"])
 def test_tables_of_other_forms(recipe: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = (work / "train.tsv").read_text("utf-8").splitlines()

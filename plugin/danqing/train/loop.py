@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from danqing_pack.errors import MissingExtraError, RequestError
 from danqing_pack.staging import staged_folder
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .best import BestWeights
@@ -78,6 +80,14 @@ class LoopOptions:
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
         raise RequestError(sentence)
+
+
+def _step_of(line: str) -> float:
+    """The step of a journal's line; infinity for one that a killed run left torn."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 @contextmanager
@@ -237,15 +247,27 @@ class Loop:
                 self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         latest = self.latest()
-        if latest is None:
-            return 0
-        self.accelerator.load_state(str(latest))
-        done = int(latest.name.removeprefix("step-"))
-        self._begun = done
-        self._forget_after(done)
-        if self.main:
-            self.best.forget_after(done)
-        return done
+        if latest is not None:
+            self._load(latest)
+            self._begun = int(latest.name.removeprefix("step-"))
+        if self.main:       # also what a run left that was killed before its first checkpoint
+            self._forget_after(self._begun)
+            self.best.forget_after(self._begun)
+        self.accelerator.wait_for_everyone()
+        return self._begun
+
+    def _load(self, checkpoint: Path) -> None:
+        torch.rand(1)       # no checkpoint holds this state: accelerate passes over random states that it cannot read
+        before = torch.get_rng_state()
+        try:
+            self.accelerator.load_state(str(checkpoint))
+            if torch.equal(before, torch.get_rng_state()):
+                raise ValueError("the random state cannot be read; is it a run of fewer processes?")
+        except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise RequestError(f"{checkpoint} is damaged, or belongs to another model ({reason:.200}): go on with the command "
+                               "that began the run, or remove this checkpoint to go on from the one before.",
+                               path=checkpoint) from error
 
     # ---- the weights that the run leaves
 
@@ -313,9 +335,9 @@ class Loop:
     def _forget_after(self, step: int) -> None:
         """Drop the journal's lines of steps that will be done again."""
         place = self.output / "log.jsonl"
-        if not self.main or not place.is_file():
+        if not place.is_file():
             return
-        lines = [line for line in place.read_text("utf-8").splitlines() if json.loads(line)["step"] <= step]
+        lines = [line for line in place.read_text("utf-8", "replace").splitlines() if _step_of(line) <= step]
         partial = place.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in lines), "utf-8")
         os.replace(partial, place)
