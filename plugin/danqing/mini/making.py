@@ -101,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         from danqing.loading import load
 
-        measure(load(args.checkpoint, device="cpu", dtype="fp32"), args.count)
+        pipe: Any = load(args.checkpoint, device="cpu", dtype="fp32")
+        pipe.set_progress_bar_config(disable=True)
+        measure(pipe, args.count)
 
 
 if __name__ == "__main__":
