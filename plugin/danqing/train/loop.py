@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import math
 import os
 import random
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from danqing_pack.errors import MissingExtraError, RequestError
+from danqing_pack.errors import RequestError
 from danqing_pack.staging import staged_folder
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .best import BestWeights
+from .journal import Journal, writing_into
 
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("no", "bf16", "fp16")
@@ -82,31 +80,6 @@ def _require(holds: bool, sentence: str) -> None:
         raise RequestError(sentence)
 
 
-def _step_of(line: str) -> float:
-    """The step of a journal's line; infinity for one that a killed run left torn."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-@contextmanager
-def writing_into(folder: Path) -> Iterator[None]:
-    """What the operating system refuses, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(f"The run cannot be written to {folder}: {os.strerror(error.errno or errno.EIO)}; give it room, "
-                           "or choose another --output.", path=folder, errno=error.errno) from error
-
-
-def _require_tensorboard() -> None:
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("--tensorboard needs the package tensorboard: pip install 'danqing[train]'.") from None
-
-
 def rate(options: LoopOptions, step: int, total: int) -> float:
     """The learning rate of a step, as a share of the peak."""
     if step < options.warmup:
@@ -152,8 +125,6 @@ class Loop:
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
 
-        if options.tensorboard:
-            _require_tensorboard()
         self.options, self.output = options, output
         self.best = BestWeights(output / "best")
         AcceleratorState._reset_state()     # it would refuse another precision than an earlier run's in this process
@@ -166,8 +137,7 @@ class Loop:
         self.examples_per_step = options.batch_size * options.accumulation * world
         self.total = options.steps or max(1, math.ceil(options.epochs * rows / self.examples_per_step))
         self.main = self.accelerator.is_main_process
-        self._begun = 0  # steps of an earlier run
-        self._writer: Any = None
+        self._journal = Journal(output, self.total, options.tensorboard)
         latest = self.latest()
         if latest is not None and not options.resume:
             raise RequestError(f"{output} already holds a training run; go on with --resume, or name another folder.")
@@ -218,8 +188,7 @@ class Loop:
             with staged_folder(self._place(step), force=True) as folder:
                 self.accelerator.save_state(str(folder))
         if self.main:
-            if self._writer is not None:
-                self._writer.flush()    # what lies before the checkpoint will not be done again
+            self._journal.flush()
             self.best.settle()
             for old in sorted((self.output / "checkpoints").glob("step-*"))[: -self.options.keep]:
                 shutil.rmtree(old)
@@ -246,15 +215,15 @@ class Loop:
             with writing_into(self.output):
                 self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
-        latest = self.latest()
+        latest, done = self.latest(), 0
         if latest is not None:
             self._load(latest)
-            self._begun = int(latest.name.removeprefix("step-"))
+            done = int(latest.name.removeprefix("step-"))
         if self.main:       # also what a run left that was killed before its first checkpoint
-            self._forget_after(self._begun)
-            self.best.forget_after(self._begun)
+            self._journal.begin(done)
+            self.best.forget_after(done)
         self.accelerator.wait_for_everyone()
-        return self._begun
+        return done
 
     def _load(self, checkpoint: Path) -> None:
         torch.rand(1)       # no checkpoint holds this state: accelerate passes over random states that it cannot read
@@ -295,49 +264,15 @@ class Loop:
 
     def log(self, step: int, values: dict[str, float], kind: str = "train") -> None:
         """One line in log.jsonl, on stdout, and to TensorBoard if that is on."""
-        if not self.main:
-            return
-        line = json.dumps({"step": step, "kind": kind, **values})
-        with writing_into(self.output), open(self.output / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        shown = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-        print(f"{kind} {step}/{self.total}  {shown}", flush=True)
-        if self.options.tensorboard:
-            for name, value in values.items():
-                self._board().add_scalar(f"{kind}/{name}", value, step)
+        if self.main:
+            self._journal.log(step, values, kind)
 
     def show(self, step: int, name: str, picture: Tensor) -> None:
-        """uint8 [3, H, W] into `samples/` and to TensorBoard."""
-        from PIL import Image
-
-        folder = self.output / "samples"
-        with writing_into(folder):
-            folder.mkdir(exist_ok=True)
-            Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
-        if self.options.tensorboard:
-            self._board().add_image(name, picture, step)
+        """uint8 [3, H, W] into `samples/` and to TensorBoard. For the main process."""
+        self._journal.show(step, name, picture)
 
     def close(self) -> None:
         """Write out what is still buffered."""
-        if self._writer is not None:
-            self._writer.close()
+        self._journal.close()
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
-
-    def _board(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # what a killed run noted after its checkpoint is done, and noted, again
-            self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self._begun + 1)
-        return self._writer
-
-    def _forget_after(self, step: int) -> None:
-        """Drop the journal's lines of steps that will be done again."""
-        place = self.output / "log.jsonl"
-        if not place.is_file():
-            return
-        lines = [line for line in place.read_text("utf-8", "replace").splitlines() if _step_of(line) <= step]
-        partial = place.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in lines), "utf-8")
-        os.replace(partial, place)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Pictures, as_input
-from .discriminator import PatchDiscriminator
+from .discriminator import Critic
 from .loop import Loop, LoopOptions, parameter_groups
 from .patches import PatchCodes, k_means, make_patch_codes, nearest
 from .writing import require_layout, write_first_stage
@@ -172,7 +172,7 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
     stage = FirstStage(vqvae, trained or options.continuous_steps == 0 or patches is not None, patches)
     held = Pictures(open_examples(options.validation, **options.reading), size) if options.validation else None
     model, optimizer = loop.accelerator.prepare(stage, _optimizer(stage, options))
-    critic = _Critic(options, loop) if options.adversarial_weight > 0 else None
+    critic = Critic(loop) if options.adversarial_weight > 0 else None
     first, values = loop.restore(), dict[str, float]()
     stage.train()
     for step in range(first, loop.total):
@@ -213,7 +213,7 @@ def _optimizer(stage: FirstStage, options: VqganOptions) -> torch.optim.AdamW:
 
 def _losses(
     model: nn.Module, pictures: Pictures, loop: Loop, options: VqganOptions, step: int,
-    seen: list[tuple[Tensor, Tensor]], critic: _Critic | None,
+    seen: list[tuple[Tensor, Tensor]], critic: Critic | None,
 ) -> Iterator[Tensor]:
     for rows in loop.micro_batches(step):
         pixels = as_input(pictures.batch(rows)).to(loop.accelerator.device)
@@ -223,7 +223,7 @@ def _losses(
         error = decoded - pixels
         loss = error.abs().mean() + options.squared_weight * error.square().mean() + codebook
         if critic is not None and step >= options.adversarial_start:
-            loss = loss + options.adversarial_weight * critic.judge(pixels, decoded, step)
+            loss = loss + options.adversarial_weight * critic.judge(pixels, decoded)
         yield loss
 
 
@@ -303,27 +303,6 @@ def _sheet(stage: FirstStage, pictures: Pictures, count: int = 8) -> Tensor:
     both = torch.stack([pixels, stage(pixels, 0.0)[0]]).clamp(-1, 1)
     rows: Tensor = both.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     return ((rows + 1) * 127.5).round().to(torch.uint8)
-
-
-class _Critic:
-    """The discriminator's side of the optional adversarial loss: hinge, one step for each micro-batch."""
-
-    def __init__(self, options: VqganOptions, loop: Loop) -> None:
-        network = PatchDiscriminator()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=options.loop.learning_rate, betas=(0.5, 0.9))
-        self.network, self.optimizer = loop.accelerator.prepare(network, optimizer)
-        self.loop = loop
-
-    def judge(self, pixels: Tensor, decoded: Tensor, step: int) -> Tensor:
-        """Train on a pair of real and decoded pictures; the loss that the VQGAN should lower."""
-        real, fake = self.network(pixels), self.network(decoded.detach())
-        self.optimizer.zero_grad()
-        self.loop.accelerator.backward(0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean()))
-        self.optimizer.step()
-        self.network.requires_grad_(False)
-        opinion: Tensor = -self.network(decoded).mean()
-        self.network.requires_grad_(True)
-        return opinion
 
 
 def write(vqvae: VQModel, size: int, options: VqganOptions, patches: PatchCodes | None, step: int) -> Path:
