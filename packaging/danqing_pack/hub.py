@@ -166,8 +166,11 @@ class Hub(Protocol):
     def tag(self, repository: str, tag: str, revision: str, commit: str) -> None:
         """Give a commit, which stands at ``revision``, a name that stays."""
 
-    def snapshot(self, repository: str, revision: str | None) -> Path:
-        """Fetch a whole repository into the client's own cache, or find it there; its folder."""
+    def snapshot(self, repository: str, revision: str | None, without: Sequence[str] | None = ()) -> Path:
+        """Fetch a repository ``without`` some files into the client's own cache, or find it there; its folder.
+
+        None: the hub does not say which, and a cache that lacks ``needless`` files is good enough.
+        """
 
 
 @dataclass(frozen=True)

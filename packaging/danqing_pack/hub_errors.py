@@ -52,11 +52,13 @@ def _fact(hub: Hub, error: BaseException, status: int | None, wait: float | None
         return f"{hub.offline() or 'the offline mode'} forbids the network, and the cache does not hold it; unset it"
     if kind_of(error) == "digest":
         return "the bytes that arrived are not those that the hub lists (their digest or size differs); try again"
-    if status == 401:
+    if kind_of(error) == "gated":
+        return f"its owner asks to be asked for access; do so on its page of {name}, and {hub.remedies['token']}"
+    if status == 401 and kind_of(error) != "repository":
         return f"{name} does not accept the token, or needs one; {hub.remedies['token']}"
     if status == 403:
         return f"the token may not do this on {name}; use one with write access to this owner"
-    if status == 404:
+    if status in (401, 404):            # without a token, a hub answers 401 to a name that nobody has
         what = {"revision": "no such revision", "file": "no such file"}.get(kind_of(error), "no such repository for this token")
         return f"{name} has {what}; check the name, and if it is private, {hub.remedies['token']}"
     if status in (409, 412):
@@ -86,7 +88,10 @@ def _words(error: BaseException) -> str:
 
 
 def kind_of(error: BaseException) -> str:
-    """``offline``, ``digest``, ``revision``, ``file``, ``network``, or nothing; by the names that both clients use."""
+    """``offline``, ``digest``, ``gated``, ``repository``, ``revision``, ``file``, ``network``, or nothing.
+
+    By the names that both clients use.
+    """
     names = {base.__name__ for each in _chain(error) for base in type(each).__mro__}
     for kind, marks in _KINDS.items():
         if names & marks:
@@ -97,6 +102,8 @@ def kind_of(error: BaseException) -> str:
 _KINDS: Mapping[str, frozenset[str]] = {
     "offline": frozenset({"OfflineModeIsEnabled"}),
     "digest": frozenset({"FileIntegrityError", "FileSizeMismatchError"}),
+    "gated": frozenset({"GatedRepoError"}),
+    "repository": frozenset({"RepositoryNotFoundError"}),
     "revision": frozenset({"RevisionNotFoundError"}),
     "file": frozenset({"RemoteEntryNotFoundError"}),
     "network": frozenset({"NetworkError", "RequestTimeoutError", "TransportError", "RequestException", "ConnectionError",

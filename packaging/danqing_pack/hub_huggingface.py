@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .hub import Hub, Listing, Outgoing, Remote, Revisions, Upload
+from .hub_errors import redact
+from .needless import ENDINGS
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -38,7 +40,7 @@ class HuggingFace:
         return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
     def address(self, repository: str, revision: str | None = None) -> str:
-        return f"{self.endpoint()}/{repository}" + (f"/tree/{revision}" if revision else "")
+        return f"{redact(self.endpoint())}/{repository}" + (f"/tree/{revision}" if revision else "")
 
     def secrets(self) -> tuple[str, ...]:
         from huggingface_hub import get_token
@@ -105,8 +107,19 @@ class HuggingFace:
     def tag(self, repository: str, tag: str, revision: str, commit: str) -> None:
         self._api().create_tag(repository, tag=tag, revision=commit)
 
-    def snapshot(self, repository: str, revision: str | None) -> Path:
-        return Path(self._api().snapshot_download(repository, revision=revision))
+    def snapshot(self, repository: str, revision: str | None, without: Sequence[str] | None = ()) -> Path:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        def found(patterns: Sequence[str]) -> Path:
+            return Path(self._api().snapshot_download(repository, revision=revision, ignore_patterns=[*patterns] or None))
+
+        try:
+            return found([glob.escape(name) for name in without or ()])
+        except LocalEntryNotFoundError:
+            if without is not None:
+                raise
+        # The cache lacks something, and perhaps only what was left out when it was fetched: whoever opens it will see.
+        return found([f"*{ending}" for ending in ENDINGS])
 
 
 class _Upload:

@@ -7,6 +7,7 @@ divides one push into several commits: a repository could then be left with a mi
 from __future__ import annotations
 
 import base64
+import glob
 import inspect
 import os
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .hub import Hub, Listing, Outgoing, Remote, Revisions, Upload
-from .hub_errors import kind_of, retry_after, status_of
+from .hub_errors import kind_of, redact, retry_after, status_of
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
@@ -51,7 +52,7 @@ class ModelScope:
         return str(_settings().endpoint).rstrip("/")
 
     def address(self, repository: str, revision: str | None = None) -> str:
-        return f"{self.endpoint()}/models/{repository}" + (f"/files?version={revision}" if revision else "")
+        return f"{redact(self.endpoint())}/models/{repository}" + (f"/files?version={revision}" if revision else "")
 
     def secrets(self) -> tuple[str, ...]:
         return tuple(filter(None, (_settings().token, os.environ.get("MODELSCOPE_API_TOKEN"))))
@@ -119,10 +120,13 @@ class ModelScope:
     def tag(self, repository: str, tag: str, revision: str, commit: str) -> None:
         self._api().create_repo_tag(repository, MODEL, tag, revision=revision)
 
-    def snapshot(self, repository: str, revision: str | None) -> Path:
+    def snapshot(self, repository: str, revision: str | None, without: Sequence[str] | None = ()) -> Path:
         from modelscope import snapshot_download
 
-        return Path(snapshot_download(repository, **({"revision": revision} if revision else {})))
+        options: dict[str, Any] = {"revision": revision} if revision else {}
+        if without:
+            options["ignore_patterns"] = [glob.escape(name) for name in without]
+        return Path(snapshot_download(repository, **options))
 
 
 def _settings() -> HubConfig:

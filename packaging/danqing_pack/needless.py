@@ -15,6 +15,9 @@ TOP = (".ckpt", ".safetensors", ".bin", ".pt", ".pth", ".onnx", ".msgpack", ".h5
 WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".onnx", ".safetensors.index.json", ".bin.index.json")
 """Endings of weights in a component's folder."""
 
+ENDINGS = tuple(sorted({*TOP, *WEIGHTS}))
+"""Of all files that may be needless."""
+
 
 def needless(names: Collection[str]) -> frozenset[str]:
     """Those of the files of a repository that are weights which no reader opens; none where there is no index."""
@@ -25,7 +28,7 @@ def needless(names: Collection[str]) -> frozenset[str]:
         folder, _, file = name.rpartition("/")
         folders.setdefault(folder, set()).add(file)
     top = folders.pop("", set())
-    found = {name for name in top if name.endswith(TOP) or name.endswith(".index.json")}
+    found = {name for name in top if name.endswith(ENDINGS)}
     for folder, files in folders.items():
         if "/" not in folder and folder != "legacy":
             found |= {f"{folder}/{file}" for file in _other_weights(files)}

@@ -136,6 +136,30 @@ def test_nothing_there(double: Double, hub: str, painter_folder: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_there_for_somebody_without_a_token(double: Double, hub: str, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face answers 401 then, as it does for a token that is wrong; most such names are misspelt."""
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("MODELSCOPE_API_TOKEN")
+    with pytest.raises(HubError, match="no such repository for this token; check the name, and if it is private, set"):
+        pull(f"{hub}:{NAME}", tmp_path / "out")
+
+
+def test_a_gated_repository(double: Double, painter_folder: Path, tmp_path: Path) -> None:
+    double.fill("hf", NAME, painter_folder)
+    double.fail(f"/api/models/{NAME}", "status", 403, times=99, X_Error_Code="GatedRepo", X_Error_Message="ask first")
+    with pytest.raises(HubError, match="asks to be asked for access; do so on its page of Hugging Face"):
+        pull(f"hf:{NAME}", tmp_path / "out")
+
+
+def test_an_endpoint_with_a_password(double: Double, hub: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from danqing_pack.hubs import HUBS
+
+    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(name, double.address.replace("://", "://somebody:geheim@"))
+    assert "geheim" not in HUBS[hub].address(NAME) and NAME in HUBS[hub].address(NAME)
+
+
 def test_a_private_repository(double: Double, hub: str, painter_folder: Path, tmp_path: Path,
                               monkeypatch: pytest.MonkeyPatch) -> None:
     double.fill(hub, NAME, painter_folder).private = True
