@@ -21,6 +21,7 @@ ROWS: Mapping[str, tuple[str, str]] = {
     "examples": ("Examples", "样本数"),
     "validation": ("Validation data", "验证数据"),
     "steps": ("Steps", "步数"),
+    "weights_of_step": ("Weights of step", "权重取自第几步"),
     "epochs": ("Epochs", "轮数"),
     "batch_size": ("Examples per process and forward pass", "每进程每次前向的样本数"),
     "accumulation": ("Forward passes per step", "每步累积次数"),
@@ -46,6 +47,7 @@ EASYNLP = {
 """EasyNLP's names for the same."""
 PLACES = ("model", "first_stage", "data", "validation")
 JOURNAL = {"train": ("Training, last entry", "训练末次记录"), "validation": ("Validation, last entry", "验证末次记录")}
+"""Entries of the journal; the last ones up to the step that the weights are of."""
 AT_STEP = ("{} at step {}", "{}（第 {} 步）")
 LANGUAGES = ("en", "zh")
 
@@ -80,7 +82,7 @@ def _record(folder: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, An
     for place in (folder, *beside, resolved.with_name(f"{resolved.name}.training")):
         if (place / "training.json").is_file():
             record = read_json(place / "training.json")
-            return _flat(record), _journal(place / "log.jsonl")
+            return _flat(record), _journal(place / "log.jsonl", record.get("weights_of_step"))
     if (folder / "train_config.json").is_file():
         settings = read_json(folder / "train_config.json")
         found = {EASYNLP[name]: value for name, value in settings.items() if name in EASYNLP}
@@ -94,6 +96,8 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     flat = {**{name: value for name, value in record.items() if name != "loop"}, **(loop if isinstance(loop, Mapping) else {})}
     if flat.get("steps") is not None:
         flat.pop("epochs", None)
+    if flat.get("weights_of_step") == flat.get("steps"):
+        flat.pop("weights_of_step", None)
     if flat.get("precision") == "no":
         flat.pop("precision")
     if flat.get("accumulation") == 1:
@@ -101,7 +105,7 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _journal(place: Path) -> dict[str, dict[str, Any]]:
+def _journal(place: Path, step: object) -> dict[str, dict[str, Any]]:
     last: dict[str, dict[str, Any]] = {}
     if place.is_file():
         for line in place.read_text(encoding="utf-8").splitlines():
@@ -109,9 +113,13 @@ def _journal(place: Path) -> dict[str, dict[str, Any]]:
                 entry = json.loads(line)
             except ValueError:          # a run that was killed while it wrote
                 continue
-            if isinstance(entry, dict) and entry.get("kind") in JOURNAL:
+            if isinstance(entry, dict) and entry.get("kind") in JOURNAL and not _later(entry.get("step"), step):
                 last[entry["kind"]] = entry
     return {kind: last[kind] for kind in JOURNAL if kind in last}
+
+
+def _later(step: object, than: object) -> bool:
+    return isinstance(step, int) and isinstance(than, int) and step > than
 
 
 def _measured(line: Mapping[str, Any], form: str) -> str:

@@ -34,7 +34,7 @@ VERBS = {
     "pull": "bring a model from a hub into a folder",
     "mirror": "move a model from hub to hub",
     "integrate": "let a host's command line run Danqing",
-    "train": "train a painter, or its first stage, from a table",
+    "train": "train a painter, its first stage or a latent diffusion from a table",
     "easynlp": "train, predict or evaluate with the command lines of EasyNLP",
     "tables": "turn a table of texts and images into an image folder, and back",
     "families": "list what Danqing reads and writes",

@@ -107,6 +107,22 @@ def test_the_trainers_record_is_told_without_its_paths(painter: Path) -> None:
     assert "| 训练数据 | `shirts.tsv` |" in card(run / "model", run / "zh.md", language="zh")
 
 
+def test_of_the_best_weights_the_card_tells_their_own_loss(painter: Path) -> None:
+    run = painter.parent / "run"
+    run.mkdir()
+    painter.rename(run / "model")
+    (run / "training.json").write_text('{"recipe": "painter", "weights_of_step": 40, "loop": {"steps": 60}}')
+    (run / "log.jsonl").write_text("".join(
+        f'{{"step": {step}, "kind": "{kind}", "loss": {loss}}}\n' for step, kind, loss in (
+            (20, "validation", 3.5), (40, "validation", 2.5), (40, "train", 2.25), (60, "train", 1.5), (60, "validation", 4.5))))
+    text = card(run / "model")
+    assert "| Weights of step | 40 |" in text and "loss 2.5 at step 40" in text and "loss 2.25 at step 40" in text
+    assert "step 60" not in text
+    (run / "training.json").write_text('{"recipe": "painter", "weights_of_step": 60, "loop": {"steps": 60}}')
+    text = card(run / "model", run / "last.md")
+    assert "Weights of step" not in text and "loss 4.5 at step 60" in text
+
+
 def test_a_record_of_easynlp_is_read(painter: Path) -> None:
     (painter / "train_config.json").write_text(json.dumps({"epoch_num": 3, "tables": "a/train.tsv,a/dev.tsv", "x": 1}))
     text = card(painter)

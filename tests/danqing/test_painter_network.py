@@ -269,6 +269,17 @@ def test_an_entity_with_a_product_of_zero_does_not_count() -> None:
     torch.testing.assert_close(found, states + negative[:, 0])
 
 
+def test_the_weights_of_entities_leave_half_precision() -> None:
+    from danqing.networks.painter_transformer import with_entities
+
+    # Products beyond the 65,504 that fp16 holds: two entities whose weights are 1 and 0, and not both undefined.
+    states = torch.full((1, 64, 64), 8.0, dtype=torch.float16)
+    embedded = torch.stack((torch.full((64, 64), 4.0), torch.full((64, 64), 3.0)))[None].half()
+    with torch.autocast("cpu", torch.float16):
+        found = with_entities(states, embedded)
+    assert torch.equal(found.float(), torch.full((1, 64, 64), 12.0))
+
+
 def test_entities_decide_the_first_code_only() -> None:
     for seed in range(2, 30):
         net, words, vectors = knowing(seed)

@@ -219,6 +219,7 @@ def with_entities(states: Tensor, embedded: Tensor) -> Tensor:
     if states.shape[1] < length:
         raise RequestError(f"Entities belong to all {length} text tokens, but only {states.shape[1]} were given.")
     text, rest = states[:, :length], states[:, length:]
-    weights = torch.einsum("btc,betc->be", text.float(), embedded.float())
+    with torch.autocast(states.device.type, enabled=False):     # a sum over the whole text, which fp16 could not hold
+        weights = torch.einsum("btc,betc->be", text.float(), embedded.float())
     weights = weights.masked_fill(weights == 0, -1e30).softmax(dim=-1).to(embedded.dtype)
     return torch.cat((text + torch.einsum("be,betc->btc", weights, embedded), rest), dim=1)
