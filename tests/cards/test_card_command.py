@@ -75,3 +75,16 @@ def test_the_pictures_are_those_of_generate(painter: Path, tmp_path: Path) -> No
     assert cli.main(["card", str(painter), "--prompts", "猫", "--seed", "-1", "--device", "cpu"]) == 1
     assert cli.main(["card", str(painter), "--prompts", "猫", "--device", "cpu"]) == 0
     assert not (painter / "example-2.png").exists() and check(painter) == []
+
+
+@pytest.mark.slow
+def test_a_picture_that_a_person_drew_stays(painter: Path) -> None:
+    """`danqing generate` writes prompt and seed too; its pictures are shown, and never taken away."""
+    from danqing.images import save_png
+
+    save_png(Image.new("RGB", (8, 8)), painter / "example-7.png", {"prompt": "我的画", "seed": 3})
+    for words in (["--prompts", "连衣裙", "山水"], ["--prompts", "宽松T恤"]):
+        assert cli.main(["card", str(painter), *words, "--device", "cpu"]) == 0
+        assert (painter / "example-7.png").is_file()
+    assert "我的画" in (painter / "README.md").read_text(encoding="utf-8")
+    assert not (painter / "example-2.png").exists(), "what the first call drew is gone"

@@ -46,6 +46,19 @@ def test_the_host_imports_nothing_heavy_for_it(place: Any) -> None:
     assert not new & {"torch", "numpy", "diffusers", "transformers", "modelscope", "huggingface_hub", "danqing_pack"}
 
 
+def test_what_the_hosts_help_imports_of_ours(modelscope: Any, place: Any) -> None:
+    """Four small modules for `modelscope --help`, none for `hf --help`: that is what keeps both as fast as they were."""
+    script = ("import sys, modelscope_hub.cli.main\nbefore = set(sys.modules)\nimport danqing.hosts.modelscope_command\n"
+              "print(*sorted(set(sys.modules) - before))")
+    ours = {"danqing", "danqing.hosts", "danqing.hosts.modelscope_command", "danqing.version"}
+    assert set(place.run("-c", script).stdout.split()) <= ours | {"danqing_autoload"}
+    place.danqing("integrate", "hf")
+    script = ("import sys\nfrom huggingface_hub.cli.hf import main\nsys.argv = ['hf', '--help']\ntry:\n    main()\n"
+              "except SystemExit:\n    pass\nprint('ours:', *[each for each in sys.modules if each.split('.')[0] in "
+              "('danqing', 'danqing_pack')])")
+    assert place.run("-c", script).stdout.splitlines()[-1].strip() == "ours:"
+
+
 def hf(place: Any, *words: str) -> subprocess.CompletedProcess[str]:
     return place.run("-c", "import sys; from huggingface_hub.cli.hf import main; sys.argv[0] = 'hf'; sys.exit(main())",  # type: ignore[no-any-return]
                      *words, check=False, HF_HUB_DISABLE_UPDATE_CHECK="", HTTPS_PROXY="http://127.0.0.1:9")

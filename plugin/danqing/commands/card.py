@@ -90,6 +90,6 @@ def draw(args: argparse.Namespace, facts: Any, prompts: Sequence[str], folder: P
         with staged_file(folder / name, force=True) as staged:
             save_png(image, staged, {"prompt": prompts[index], "seed": args.seed + index, **words})
     for old in facts.pictures:
-        if old.file not in names:
+        if old.file not in names and "weights" in old.notes:    # only what was drawn here; others may be somebody's own
             (folder / old.file).unlink(missing_ok=True)
     return names
