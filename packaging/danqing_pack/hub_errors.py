@@ -59,8 +59,10 @@ def _fact(hub: Hub, error: BaseException, status: int | None, wait: float | None
     if status == 403:
         return f"the token may not do this on {name}; use one with write access to this owner"
     if status in (401, 404):            # without a token, a hub answers 401 to a name that nobody has
-        what = {"revision": "no such revision", "file": "no such file"}.get(kind_of(error), "no such repository for this token")
-        return f"{name} has {what}; check the name, and if it is private, {hub.remedies['token']}"
+        if kind_of(error) in ("revision", "file"):
+            return f"{name} has no such {kind_of(error)}; check its name"
+        return (f"{name} has no such repository for this token; check the name, and if it is private, "
+                f"{hub.remedies['token']}")
     if status in (409, 412):
         return "the repository was changed by somebody else meanwhile; run the same command again"
     if status == 413:

@@ -15,6 +15,7 @@ from .errors import CardError, HubError, RequestError, UnsafeError, listing
 from .hub import Hub, Listing, Outgoing, Remote, Repository, Revisions, Upload, check_revision, git_digest, unsafe_names
 from .hub_errors import reach, unwritable
 from .hubs import HUBS, parse
+from .layouts import LAYOUTS
 from .layouts.layout import relative_files
 from .outgoing import CARD, CARDS, CONFIGURATION, beside
 from .pulling import pull
@@ -47,6 +48,8 @@ def mirror(source: str, target: str, *, to: str | None = None, dtype: str | None
     if origin.hub == goal.hub and origin.name == goal.name:
         raise RequestError(f"{source} and {target} are the same repository: name another one.")
     if to is not None:
+        if to not in (known := [layout.name for layout in LAYOUTS]):
+            raise RequestError(f"There is no layout {to}; choose one of {listing(known)}.")
         return _converted(source, target, to, dtype, tag, message, private, dry_run, say)
     return _Mirror(origin, goal, private, tag, message or f"Mirror {origin}", say).run(dry_run)
 

@@ -190,6 +190,12 @@ def test_a_card_of_ours_tells_of_what_was_converted(double: Double, painter_copy
     assert "transformer/model.safetensors" in text
 
 
+def test_a_layout_that_there_is_not(double: Double) -> None:
+    with pytest.raises(RequestError, match="no layout nothing; choose one of"):
+        mirror(f"hf:{SOURCE}", f"ms:{TARGET}", to="nothing")
+    assert double.requests == []
+
+
 def test_onto_itself(double: Double) -> None:
     with pytest.raises(RequestError, match="the same repository"):
         mirror(f"hf:{SOURCE}", f"hf:{SOURCE}@dev")

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``danqing mirror``."""
     parser.add_argument("source", metavar="SOURCE", help="such as ms:org/name or ms:org/name@v1.0.0")
     parser.add_argument("target", metavar="TARGET", help="such as hf:org/name")
-    parser.add_argument("--convert", metavar="LAYOUT", help="write another layout on the way: diffusers or easynlp")
+    parser.add_argument("--convert", metavar="LAYOUT", help="write another layout on the way: diffusers, easynlp or single-file")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="with --convert: cast the weights")
     parser.add_argument("--tag", metavar="TAG", help="give the result a name that stays")
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
