@@ -145,7 +145,7 @@ def _with_card(plan: Push, selection: Selection, folder: Path, there: Listing, d
     """The plan with its card: the folder's own, the one that stands on the hub, or a new one."""
     if selection.has(CARD) or not selection.takes(CARD):
         return plan
-    if CARD in there.files and any(not matching(name, PLACEHOLDERS) for name in there.files):
+    if CARD in there.files and _pushed_before(there):
         note = f"Kept the {CARD} that stands on the hub, since {folder} has none."
     elif not selection.family:
         note = f"No {CARD} goes along, since {folder} has none and is no whole model; one written by hand goes with it."
@@ -156,6 +156,11 @@ def _with_card(plan: Push, selection: Selection, folder: Path, there: Listing, d
         changed = (*plan.changed, card) if not card.is_at(there.files.get(CARD)) else plan.changed
         return replace(plan, files=_sorted((*plan.files, card)), changed=_sorted(changed), notes=(*plan.notes, *notes))
     return replace(plan, notes=(note, *plan.notes))
+
+
+def _pushed_before(there: Listing) -> bool:
+    """Whether a repository holds more than what a hub itself puts there."""
+    return any(not matching(name, PLACEHOLDERS) for name in there.files)
 
 
 def _sorted(files: Sequence[Outgoing]) -> tuple[Outgoing, ...]:
@@ -171,6 +176,9 @@ def _plan(hub: Hub, repository: Repository, selection: Selection, remote: _Remot
     removed = (went & there.keys()) - names
     left = sorted(there.keys() - names - removed - {CARD, ".gitattributes"})
     notes = [*selection.notes]
+    replaced = any(file.name == CARD and CARD in there and not file.is_at(there[CARD]) for file in files)
+    if replaced and _pushed_before(remote.listing):
+        notes.append(f"The {CARD} that stands on the hub is replaced by the folder's; --exclude {CARD} keeps it.")
     if left:
         notes.append(f"On the hub and not here, left as they are: {listing(left, 6)}.")
     return Push(repository, hub.address(repository.name, repository.revision), files,

@@ -149,6 +149,16 @@ def test_a_card_on_the_hub_survives_a_folder_without_one(double: Double, hub: st
     assert double.content(hub, NAME)["README.md"] == card and not (model / "README.md").exists()
 
 
+def test_a_card_that_was_edited_on_the_hub_is_not_replaced_without_a_word(double: Double, hub: str, model: Path) -> None:
+    assert not any("is replaced" in note for note in push(model, f"{hub}:{NAME}").notes), "the hub's own placeholder is no news"
+    assert not any("is replaced" in note for note in push(model, f"{hub}:{NAME}").notes)
+    (model / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    assert any("is replaced by the folder's; --exclude README.md keeps it" in note
+               for note in push(model, f"{hub}:{NAME}", dry_run=True).notes)
+    push(model, f"{hub}:{NAME}", exclude=["README.md"])
+    assert b"A small painter" in double.content(hub, NAME)["README.md"]
+
+
 @pytest.mark.parametrize("target", ["org/name", "hf:name", "xx:org/name", "hf:org/name/more", "hf:../name", "ms:org/name@"])
 def test_no_repository(double: Double, model: Path, target: str) -> None:
     with pytest.raises(RequestError, match="names no repository"):
