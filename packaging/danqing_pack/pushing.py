@@ -98,7 +98,8 @@ def push(
     refuse_public(hub, repository, private and remote.revisions is not None)
     selection = with_true_manifest(selection, folder, remote.listing)
     earlier = listed_there(hub, repository, remote.listing)
-    plan = _plan(hub, repository, selection, remote, tag, None if include or exclude else earlier)
+    partial = bool(exclude) or any(pattern != "*" for pattern in include)
+    plan = _plan(hub, repository, selection, remote, tag, None if partial else earlier)
     refuse_mixture(repository, selection, folder, remote.listing, plan.removed, earlier)
     untagged = _refuse(hub, plan, remote)
     if card:

@@ -38,6 +38,21 @@ def test_a_variant_with_code_is_sent_and_the_folder_stays(
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 
+def test_the_variant_with_code_takes_the_place_of_the_plain_one(
+    double: Any, hub: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And back: files of both would be neither."""
+    from danqing_pack import check
+    from danqing_pack.pulling import pull
+
+    for number, words in enumerate(([], ["--self-contained"], [])):
+        assert main(["push", str(model), f"{hub}:{NAME}", "--no-card", *words]) == 0, capsys.readouterr().err
+        there = double.content(hub, NAME)
+        assert ("pipeline.py" in there) == bool(words) and ("config.json" in there) != bool(words)
+        pull(f"{hub}:{NAME}", model.with_name(f"out{number}"))
+        assert check(model.with_name(f"out{number}")) == []
+
+
 def test_mirror(double: Any, painter_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     double.fill("ms", NAME, painter_checkpoint)
     assert main(["mirror", f"ms:{NAME}", "hf:c/d", "--convert", "diffusers", "--dtype", "fp16"]) == 0
