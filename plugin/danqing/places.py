@@ -31,7 +31,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     hub, _, repository = text.partition(":")
     if hub in HUBS and repository:
         return snapshot(hub, repository, revision)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))     # a user without a home keeps the tilde
     if path.exists():
         return path
     if text.startswith(("/", ".", "~")) or len(path.parts) > 2 or text.endswith(FILES):
@@ -56,7 +56,7 @@ def find_checkpoint(name: str | Path, text_length: int | None = None) -> Path:
 
 def _by_name(name: str, revision: str | None) -> Path:
     tried = [f"the path {name}"]
-    root = Path(os.environ.get("EASYNLP_CACHE_ROOT") or Path.home() / ".easynlp")
+    root = Path(os.environ.get("EASYNLP_CACHE_ROOT") or os.path.expanduser("~/.easynlp"))
     last = name.rpartition("/")[2]
     for cache in (root / each for each in CACHES):
         tried.append(str(cache / last))

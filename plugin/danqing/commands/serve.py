@@ -109,7 +109,7 @@ def _model(name: str | None, text_length: int | None) -> str | Path:
     if name is not None:
         from danqing.places import find_checkpoint
 
-        return find_checkpoint(name, text_length) if Path(name).expanduser().exists() else name
+        return find_checkpoint(name, text_length) if os.path.exists(os.path.expanduser(name)) else name
     from danqing.mini import CHECKPOINT
 
     return CHECKPOINT
