@@ -77,7 +77,12 @@ def block(key: str, value: Any) -> str:
     """A key and its value as YAML lines."""
     import yaml  # type: ignore[import-untyped]
 
-    return str(yaml.safe_dump({key: value}, allow_unicode=True, default_flow_style=False, sort_keys=False, width=120))
+    def written(readable: bool) -> str:
+        return str(yaml.safe_dump({key: value}, allow_unicode=readable, default_flow_style=False, sort_keys=False, width=120))
+
+    lines = written(readable=True)
+    # YAML ends lines with these too, and what is quoted would come back with a space in their place.
+    return written(readable=False) if any(each in lines for each in "\x85\u2028\u2029") else lines
 
 
 def values(front: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from danqing_pack import front_matter
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 GOOD = "license: apache-2.0\nlanguage:\n- zh\ntags:\n- text-to-image\ntasks:\n- text-to-image-synthesis\n"
@@ -94,6 +94,7 @@ def test_modelscopes_words_are_its_clients_own() -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@example({"title": "one\x85two", "lines": ["\u2028", "甲\u2029"]})
 @given(st.dictionaries(
     st.from_regex(r"[a-z_]{1,12}", fullmatch=True),
     st.one_of(st.text(max_size=30), st.integers(), st.booleans(), st.lists(st.text(max_size=10), max_size=4)), max_size=6))

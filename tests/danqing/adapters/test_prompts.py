@@ -25,7 +25,7 @@ def test_the_sentence(pipe: Any, expected: Callable[[str], Any]) -> None:
     (sentence,) = cut_warnings(pipe, ["短", prompt])
     assert "32 tokens" in sentence
     # 30 tokens are read: 29 characters and commas of the start, and one more.
-    assert sentence.endswith(f"left out: “{prompt[30:]}”.")
+    assert sentence.endswith(f"left out: “{prompt[30:70]}…”, {len(prompt) - 30} characters.")
 
 
 def test_exactly_full_is_not_cut(pipe: Any) -> None:
