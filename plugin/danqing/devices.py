@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from danqing_pack.errors import RequestError
@@ -13,6 +14,14 @@ DTYPES = {
     "fp32": "float32", "float32": "float32", "fp16": "float16", "float16": "float16", "half": "float16",
     "bf16": "bfloat16", "bfloat16": "bfloat16",
 }
+
+
+def require_words(device: str, dtype: str) -> None:
+    """Refuse words for a device and a dtype that mean nothing anywhere, without torch. Raises RequestError."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise RequestError(f"There is no device {device}; name auto, cpu, cuda or cuda:N.")
+    if dtype != "auto" and dtype not in DTYPES:
+        raise RequestError(f"There is no dtype {dtype}; name fp32, fp16, bf16 or auto.")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

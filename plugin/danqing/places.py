@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from danqing_pack.errors import FormatError, HubError
+from danqing_pack.errors import FormatError, HubError, RequestError
 from danqing_pack.hubs import HUBS, snapshot
 
 CACHES = ("modelzoo", "appzoo")
@@ -39,7 +40,17 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     return _by_name(text, revision)
 
 
-def find_checkpoint(name: str | Path, text_length: int | None = None) -> Path:
+@dataclass(frozen=True)
+class Place:
+    """Where a model lies, and what a look at a folder told; of bundles and single files nothing is known before loading."""
+
+    path: Path
+    family: str | None = None
+    attachments: frozenset[str] = frozenset()
+    """Networks beside the checkpoint's own, such as ``upscaler``."""
+
+
+def find_checkpoint(name: str | Path, text_length: int | None = None) -> Place:
     """As ``find_model``, and a folder must be a whole checkpoint: a moment's look, before anything heavy is imported.
 
     Raises as ``find_model`` and ``danqing.load`` do.
@@ -47,11 +58,23 @@ def find_checkpoint(name: str | Path, text_length: int | None = None) -> Path:
     from danqing_pack.detection import opened
     from danqing_pack.family import Options
 
-    place = find_model(name)
-    if place.is_dir():
-        with opened(place) as found:
-            found.family.to_modern(found.form, Options(text_length=text_length))
-    return place
+    path = find_model(name)
+    if not path.is_dir():
+        return Place(path)
+    with opened(path) as found:
+        form = found.family.to_modern(found.form, Options(text_length=text_length))
+        return Place(path, found.family.name, frozenset(form.attachments))
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a place that cannot take files before minutes are spent on making them. Raises RequestError."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise RequestError(f"{place} is no folder, so nothing can be written there; name another one with -o.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RequestError(f"{place} cannot be written to; name another folder with -o.")
 
 
 def _by_name(name: str, revision: str | None) -> Path:

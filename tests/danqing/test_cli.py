@@ -175,3 +175,38 @@ def test_a_demo_whose_reader_goes_away_ends_in_silence(tmp_path: Path) -> None:
         f'"{sys.executable}" -m danqing demo -o "{tmp_path / "out"}" | true; echo "${{PIPESTATUS[0]}}"', shell=True,
         executable="/bin/bash", capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("words", [["--steps", "20"], ["--upscale"], ["--image", "nope.png"], ["--device", "gpu"],
+                                   ["--dtype", "int8"], ["--lora", "x.bin"]])
+def test_options_that_cannot_be_are_refused_without_torch(words: list[str], tmp_path: Path) -> None:
+    done = run("generate", "圆", "-o", tmp_path / "out", *words, PYTHONPROFILEIMPORTTIME="1")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 1 and len(said) == 1 and not (tmp_path / "out").exists()
+    assert not {"torch", "diffusers"} & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_an_empty_prompt_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "圆", " ", "-o", str(tmp_path / "out")]) == 1
+    assert "A prompt is empty" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_drawing_keeps_what_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from danqing.orders import SharedPipeline
+
+    draw, calls = SharedPipeline._batch, []
+
+    def interrupted(self: SharedPipeline, orders: list[object]) -> object:
+        calls.append(len(orders))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(self, orders)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SharedPipeline, "_batch", interrupted)
+    words = ["红色的圆形", "蓝色的方形", "--num-images", "3", "--batch-size", "2", "--seed", "7", "-o", str(tmp_path)]
+    assert cli.main(["generate", *words]) == 130
+    assert calls == [2, 2, 2] and f"4 of 6 pictures are finished, in {tmp_path}." in capsys.readouterr().err
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "0001-红色的圆形-7.png", "0002-红色的圆形-8.png", "0003-红色的圆形-9.png", "0004-蓝色的方形-10.png"]

@@ -60,6 +60,7 @@ def loading(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, option) is not None and getattr(args, other) is None:
             raise RequestError(f"--{option.replace('_', '-')} needs --{other.replace('_', '-')}; give both or neither.")
     _check_numbers(args)
+    _check_images(args)
     given: dict[str, Any] = {"scheduler": args.scheduler, "controlnet": args.controlnet, "embeddings": args.embedding,
                              "lora": [split_lora(text) for text in args.lora or ()]}
     return {name: value for name, value in given.items() if value}
@@ -98,6 +99,23 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise RequestError(f"--strength {args.strength} is out of range; give a number above 0 and up to 1.")
 
 
+def _check_images(args: argparse.Namespace) -> None:
+    from danqing.adapters.variants import open_image
+
+    for name in ("image", "mask", "control_image"):
+        if (path := getattr(args, name)) is not None:
+            open_image(path)
+
+
+def refuse_foreign(args: argparse.Namespace) -> None:
+    """Raise ``RequestError`` for options that a painter does not take."""
+    foreign = [name for name in (*KEYWORDS, *IMAGES, "fast", "scheduler", "controlnet", "lora", "embedding")
+               if getattr(args, name) is not None]
+    if foreign:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        raise RequestError(f"This model takes no {named}; only diffusion models do.")
+
+
 def prepare(pipe: Any, args: argparse.Namespace, prompts: Sequence[str]) -> Call:
     """The pipeline for what was given, with the keywords of its call and what the user should read.
 
@@ -107,10 +125,7 @@ def prepare(pipe: Any, args: argparse.Namespace, prompts: Sequence[str]) -> Call
 
     keywords = {ours: value for name, ours in KEYWORDS.items() if (value := getattr(args, name)) is not None}
     if not hasattr(pipe, "unet"):
-        foreign = [name for name in (*KEYWORDS, *IMAGES, "fast") if getattr(args, name) is not None]
-        if foreign:
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
-            raise RequestError(f"This model takes no {named}; only diffusion models do.")
+        refuse_foreign(args)
         return Call(pipe, notes=cut_warnings(pipe, prompts))
     from danqing.adapters.variants import variant
 

@@ -8,7 +8,6 @@ Image k of a call draws with the seed S + k, which its PNG records with the prom
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 from danqing_pack.errors import RequestError
 
 from danqing.adapters import options
+from danqing.devices import require_words
+from danqing.places import Place, find_checkpoint, require_writable
 
 KEYWORDS = ("top_k", "temperature")
 """Options that travel to the pipeline by their own name, where they were given."""
@@ -43,38 +44,103 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw, write a PNG per picture and a contact sheet of several, and say in one line what was written."""
+    """Draw, write each PNG as soon as it is drawn and a contact sheet of several, and say in one line what was written."""
     _require_text(args.prompts)
     seed, loading = _checked_seed(args), options.loading(args)
-    _require_writable(args.output)
+    require_writable(args.output)
+    require_words(args.device, args.dtype)
     keywords = {name: value for name in KEYWORDS if (value := getattr(args, name)) is not None}
-    place = _model(args.model, args.text_length)
+    place = _place(args.model, args.text_length)
+    _require_fitting(place, args, keywords)
+    if args.upscale and place.family is not None and "upscaler" not in place.attachments:
+        raise RequestError(f"{place.path} has no upscaler; leave out --upscale, or name a checkpoint that carries one.")
     from danqing.loading import load
     from danqing.orders import SharedPipeline
     from danqing.quiet import quiet_libraries
     from danqing.upscaling import upscaler_of
 
-    pipe: Any = load(place, device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
-    if keywords and not hasattr(pipe, "transformer"):
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in keywords)
-        raise RequestError(f"{pipe.danqing_family} takes no {named}, which only painters do; leave it out.")
+    pipe: Any = load(place.path, device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
+    _require_fitting(Place(place.path, pipe.danqing_family), args, keywords)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     call = options.prepare(pipe, args, args.prompts)
     for note in call.notes:
         print(note, file=sys.stderr)
-    with quiet_libraries():
-        drawn = SharedPipeline(call.pipe, {}, upscaler=lambda: upscaler_of(pipe)).draw(
-            args.prompts, batch_size=max(1, args.batch_size // args.num_images), num_images_per_prompt=args.num_images,
-            seed=seed, upscale=args.upscale, **keywords, **call.keywords)
-    pictures = [(prompt, image) for prompt, [images] in zip(args.prompts, drawn, strict=True) for image in images]
-    written = _write(args.output, pictures, seed, {
-        "family": pipe.danqing_family, **({"upscale": True} if args.upscale else {}), **keywords,
-        **options.recorded(args)})
-    print(f"Wrote {len(pictures)} picture{'s' if len(pictures) > 1 else ''} to {args.output}: {', '.join(written)}.")
+    shared = SharedPipeline(call.pipe, {}, upscaler=lambda: upscaler_of(pipe))
+    prompts = [prompt for prompt in args.prompts for _ in range(args.num_images)]
+    wanted = [{"text": prompt, "seed": seed + index} for index, prompt in enumerate(prompts)]
+    pictures = Pictures(args.output, {"family": pipe.danqing_family, **({"upscale": True} if args.upscale else {}), **keywords,
+                                      **options.recorded(args)})
+    try:
+        with quiet_libraries():
+            drawn = shared.draw_each(wanted, batch_size=args.batch_size, upscale=args.upscale, **keywords, **call.keywords)
+            for each, [[image]] in zip(wanted, drawn, strict=True):
+                pictures.add(image, **each)
+    except BaseException:
+        if pictures.names:
+            print(f"{len(pictures.names)} of {len(wanted)} pictures are finished, in {args.output}.", file=sys.stderr)
+        raise
+    print(f"Wrote {len(wanted)} picture{'s' if len(wanted) > 1 else ''} to {args.output}: {', '.join(pictures.close())}.")
+
+
+def _require_fitting(place: Place, args: argparse.Namespace, keywords: dict[str, Any]) -> None:
+    """Refuse options that the family has no place for, as soon as the family is known."""
+    if place.family == "painter":
+        options.refuse_foreign(args)
+    elif keywords and place.family is not None:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in keywords)
+        raise RequestError(f"{place.family} takes no {named}, which only painters do; leave it out.")
+
+
+class Pictures:
+    """PNGs named by number, prompt and seed, in a folder where nothing that is there is written over."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.names: list[str] = []
+        self._folder, self._settings, self._first = folder, settings, 0
+        self._images: list[Any] = []
+        self._prompts: list[str] = []
+
+    def add(self, image: Any, text: str, seed: int) -> None:
+        """Write one picture."""
+        from danqing_pack.staging import staged_file
+
+        from danqing.images import file_name, save_png
+
+        if not self._first:
+            self._begin()
+        name = f"{self._first + len(self.names):04d}-{file_name(text)}-{seed}.png"
+        with staged_file(self._folder / name) as staged:
+            save_png(image, staged, {"prompt": text, "seed": seed, **self._settings})
+        self.names.append(name)
+        self._images.append(image)
+        self._prompts.append(text)
+
+    def close(self) -> list[str]:
+        """Write the contact sheet of several; names for a line that says what was written."""
+        from danqing_pack.staging import staged_file
+
+        from danqing.images import contact_sheet, save_png
+
+        if len(self.names) > 1:
+            name = f"{self._first:04d}-sheet.png"
+            with staged_file(self._folder / name) as staged:
+                save_png(contact_sheet(self._images), staged, {"prompts": self._prompts})
+            self.names.append(name)
+        return self.names if len(self.names) <= 3 else [self.names[0], "...", self.names[-1]]
+
+    def _begin(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"{self._folder} cannot be made ({error.strerror}); name another folder with -o.") from error
+        taken = (int(each.name[:4]) for each in self._folder.glob("[0-9][0-9][0-9][0-9]-*.png"))
+        self._first = 1 + max(taken, default=0)
 
 
 def _require_text(prompts: list[str]) -> None:
     for prompt in prompts:
+        if not prompt.strip():
+            raise RequestError("A prompt is empty; say what to draw.")
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):
             readable = prompt.encode("utf-8", "replace").decode()
             raise RequestError(f"The prompt “{readable}” is no UTF-8; let the terminal or the script write UTF-8.")
@@ -92,48 +158,10 @@ def _checked_seed(args: argparse.Namespace) -> int:
     return int(args.seed)
 
 
-def _require_writable(folder: Path) -> None:
-    """Refuse a place that cannot take pictures before minutes are spent on drawing them."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise RequestError(f"{place} is no folder, so no pictures can be written there; name another one with -o.")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise RequestError(f"{place} cannot be written to; name another folder with -o.")
-
-
-def _model(name: str | None, text_length: int | None) -> str | Path:
+def _place(name: str | None, text_length: int | None) -> Place:
     """Where the model lies, the one inside Danqing where none was named; what is no checkpoint is refused at once."""
-    from danqing.places import find_checkpoint
-
     if name is not None:
         return find_checkpoint(name, text_length)
     from danqing.mini import CHECKPOINT
 
-    return CHECKPOINT
-
-
-def _write(folder: Path, pictures: list[tuple[str, Any]], seed: int, settings: dict[str, Any]) -> list[str]:
-    """PNGs named by number, prompt and seed; nothing that is there is written over."""
-    from danqing_pack.staging import staged_file
-
-    from danqing.images import contact_sheet, file_name, save_png
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be made ({error.strerror}); name another folder with -o.") from error
-    first = 1 + max((int(each.name[:4]) for each in folder.glob("[0-9][0-9][0-9][0-9]-*.png")), default=0)
-    written = []
-    for index, (prompt, image) in enumerate(pictures):
-        name = f"{first + index:04d}-{file_name(prompt)}-{seed + index}.png"
-        with staged_file(folder / name) as staged:
-            save_png(image, staged, {"prompt": prompt, "seed": seed + index, **settings})
-        written.append(name)
-    if len(pictures) > 1:
-        name = f"{first:04d}-sheet.png"
-        with staged_file(folder / name) as staged:
-            save_png(contact_sheet([image for _, image in pictures]), staged, {"prompts": [each for each, _ in pictures]})
-        written.append(name)
-    return written if len(written) <= 3 else [written[0], "...", written[-1]]
+    return Place(CHECKPOINT, "painter")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from danqing_pack.errors import MissingExtraError, RequestError
 
+from danqing.devices import require_words
 from danqing.serve.contract import Limits
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Listen, load, answer until a signal comes."""
     _check_numbers(args)
+    require_words(args.device, args.dtype)
     try:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
@@ -109,7 +111,7 @@ def _model(name: str | None, text_length: int | None) -> str | Path:
     if name is not None:
         from danqing.places import find_checkpoint
 
-        return find_checkpoint(name, text_length) if os.path.exists(os.path.expanduser(name)) else name
+        return find_checkpoint(name, text_length).path if os.path.exists(os.path.expanduser(name)) else name
     from danqing.mini import CHECKPOINT
 
     return CHECKPOINT
