@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"danqing: {sys.executable} has no module {error.name}; install Danqing there with `pip install .`, or use "
               "the interpreter that has it, such as .venv/bin/python.", file=sys.stderr)
         return 1
+    except PermissionError as error:
+        print(f"danqing: {error.filename or 'A file'} cannot be opened ({error.strerror}); change its permissions, or name "
+              "another place.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("danqing: interrupted; nothing half done was left.", file=sys.stderr)
         return 130

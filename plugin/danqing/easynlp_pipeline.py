@@ -24,6 +24,8 @@ DEFAULT_MODELS = {"text2image_generation": "artist-base-zh"}
 """Tasks of EasyNLP and the model each stands for where none is named; any other word names a model."""
 TASKS = (*DEFAULT_MODELS, "latent_diffusion", "text-to-image-synthesis")
 """Words that say no more than that pictures are wanted."""
+NAMES = ("pai-", "artist-", "chinese-ldm-", "wukong-")
+"""How the models of EasyNLP's zoo are named that draw."""
 
 
 def pipeline(task_or_name: str, path: str | Path | None = None, **parameters: Any) -> EasyNLPPipeline:
@@ -39,8 +41,8 @@ def pipeline(task_or_name: str, path: str | Path | None = None, **parameters: An
         FormatError: there is no such model. RequestError: another task of EasyNLP's, or a parameter that the family does
         not take.
     """
-    if "_" in task_or_name and task_or_name not in TASKS and "/" not in task_or_name:
-        # EasyNLP spells its tasks with underscores and its models with hyphens.
+    plausible = "/" in task_or_name or task_or_name.startswith(NAMES) or path is None and "_" not in task_or_name
+    if task_or_name not in TASKS and not plausible:
         raise RequestError(f"There is no task {task_or_name} here; name one of {', '.join(TASKS)}, or a model.")
     loading = {name: parameters.pop(name) for name in ("device", "dtype", "torch_dtype", "text_length", "weights", "revision")
                if name in parameters}

@@ -210,3 +210,15 @@ def test_an_interrupted_drawing_keeps_what_is_finished(
     assert calls == [2, 2, 2] and f"4 of 6 pictures are finished, in {tmp_path}." in capsys.readouterr().err
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "0001-红色的圆形-7.png", "0002-红色的圆形-8.png", "0003-红色的圆形-9.png", "0004-蓝色的方形-10.png"]
+
+
+def test_what_may_not_be_read_is_a_sentence(
+    painter_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert cli.main(["detect", str(painter_copy)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"danqing: {painter_copy}/") and "cannot be opened (Permission denied); change" in said

@@ -26,6 +26,20 @@ def test_the_demo_walks_the_whole_way_twice(tmp_path: Path, capsys: pytest.Captu
     assert (out / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["painter", "model.tar.gz", "pictures"])
+def test_a_demo_takes_nothing_away_that_it_did_not_make(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"danqing: {tmp_path} holds {name}, which no demo made; name another folder with -o.\n"
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_demo_in_a_file_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["demo", "--output", str(tmp_path / "file")]) == 1
+    assert "is no folder" in capsys.readouterr().err
+
+
 def test_generate_without_a_model_uses_the_one_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 

@@ -92,8 +92,10 @@ def test_a_path_that_is_not_there_is_not_looked_for_on_a_hub(tmp_path: Path) -> 
 
 
 def test_a_task_that_draws_nothing_is_refused(painter_checkpoint: Path) -> None:
-    with pytest.raises(RequestError, match="no task text_classify here; name one of text2image_generation, "):
-        danqing.pipeline("text_classify", painter_checkpoint, device="cpu")
+    for word in ("text_classify", "nope"):
+        with pytest.raises(RequestError, match=f"no task {word} here; name one of text2image_generation, "):
+            danqing.pipeline(word, painter_checkpoint, device="cpu")
+    assert danqing.pipeline("pai-painter-base-zh", painter_checkpoint, device="cpu").pipe.danqing_family == "painter"
 
 
 def test_rows_of_the_pipelines_api(painter_checkpoint: Path) -> None:

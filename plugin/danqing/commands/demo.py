@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from danqing_pack.errors import DanqingError
+from danqing_pack.errors import DanqingError, RequestError, listing
+
+from danqing.places import require_writable
 
 MADE = ("painter", "model.tar.gz", "unpacked", "pictures", "from-the-bundle")
 """What a demo leaves in its folder, and the next one replaces."""
+MARK = ".danqing-demo"
+"""The file that tells a demo's folder from anybody else's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +34,8 @@ def run(args: argparse.Namespace) -> None:
     from danqing.mini import CHECKPOINT, DEMO_PROMPTS
 
     out: Path = args.output
-    for name in MADE:
-        _remove(out / name)
-    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
+    _make_room(out)
     painter, bundle, unpacked = (out / name for name in ("painter", "model.tar.gz", "unpacked"))
     drawing = [*DEMO_PROMPTS, "--seed", str(args.seed), "--batch-size", "16"]
     _command("detect", CHECKPOINT)
@@ -45,6 +48,17 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{_compare(out / 'pictures', out / 'from-the-bundle')}")
     print(_modelscope(painter, DEMO_PROMPTS[0], args.seed, out / "pictures"))
     print(f"\nThe pictures: {out / 'pictures' / '0001-sheet.png'}")
+
+
+def _make_room(out: Path) -> None:
+    """Take away what an earlier demo left; RequestError: something of these names lies there that none made."""
+    if not (out / MARK).is_file():
+        if foreign := [name for name in MADE if (out / name).exists() or (out / name).is_symlink()]:
+            raise RequestError(f"{out} holds {listing(foreign)}, which no demo made; name another folder with -o.")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARK).write_text(f"danqing demo replaces {', '.join(MADE)} in this folder.\n", "utf-8")
+    for name in MADE:
+        _remove(out / name)
 
 
 def _remove(path: Path) -> None:
