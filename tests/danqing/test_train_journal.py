@@ -182,9 +182,12 @@ def test_a_checkpoint_that_does_not_fit(work: Path, tmp_path: Path, capsys: pyte
         file.write('{"step": 4, "ki')
     assert cli.main([*line, "--steps=5"]) in (0, None)
     (tmp_path / "wider.json").write_text(json.dumps({"n_layer": 1, "n_head": 2, "n_embd": 32}))
+    record = tmp_path / "out/run.json"
+    record.rename(tmp_path / "aside.json")      # as a run of an earlier version left its folder
     capsys.readouterr()
-    assert cli.main([*line, f"--model={tmp_path}/wider.json"]) == 1
-    assert "belongs to another model (Error(s) in loading" in capsys.readouterr().err
+    assert cli.main([*line, "--steps=5", f"--model={tmp_path}/wider.json"]) == 1
+    assert "belongs to another model (Error(s) in loading state_dict for PainterTransformer): go on" in capsys.readouterr().err
+    (tmp_path / "aside.json").rename(record)
     for name in ("model.safetensors", "optimizer.bin", "random_states_0.pkl"):
         damaged = tmp_path / "out/checkpoints/step-00000005" / name
         content = damaged.read_bytes()
@@ -192,6 +195,43 @@ def test_a_checkpoint_that_does_not_fit(work: Path, tmp_path: Path, capsys: pyte
         assert cli.main([*line, "--steps=6"]) == 1
         assert "step-00000005 is damaged" in capsys.readouterr().err
         damaged.write_bytes(content)
+
+
+def test_a_run_goes_on_as_it_began(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [word for word in words("painter", work, tmp_path / "out", "--sample-every=0") if word != "--tensorboard"]
+    assert cli.main(line) in (0, None)
+    began = (tmp_path / "out/run.json").read_bytes(), (tmp_path / "out/training.json").read_bytes()
+    (tmp_path / "wider.json").write_text(json.dumps({"n_layer": 1, "n_head": 2, "n_embd": 32}))
+    (tmp_path / "odd.txt").write_text((work / "vocab.txt").read_text("utf-8") + "odd\n", "utf-8")
+    for more, sentence in (
+        ([f"--data={work}/validation.tsv", "--learning-rate=0.5", "--batch-size=1"],
+         "was begun with another table, batch size and learning rate: go on with the same"),
+        ([f"--model={tmp_path}/wider.json"], "another model:"), ([f"--vocab={tmp_path}/odd.txt"], "another vocab:"),
+        ([f"--validation={work}/train.tsv"], "another validation table:"), (["--accumulation=2"], "another accumulation:"),
+        (["--seed=1"], "another seed:"), (["--warmup=1"], "another warmup:"), (["--precision=bf16"], "another precision:"),
+        (["--weight-decay=0"], "another weight decay:"),
+        (["--clip=2"], "another clip:"), (["--betas", "0.9", "0.9"], "another betas:"),
+        (["--random-crop"], "another random crop:"),
+        (["--schedule=cosine"], "schedule and number of steps:"), (["--steps=3"], "already has 4 steps, more than the 3"),
+    ):
+        assert cli.main([*line, "--resume", "--steps=6", *more]) == 1
+        assert sentence in capsys.readouterr().err
+    assert began == ((tmp_path / "out/run.json").read_bytes(), (tmp_path / "out/training.json").read_bytes())
+    assert cli.main([*line, "--resume"]) in (0, None)
+    assert "already has all of its 4 steps: nothing is left to train." in capsys.readouterr().out
+    (tmp_path / "moved.tsv").write_bytes((work / "train.tsv").read_bytes())
+    more = ["--steps=6", "--log-every=2", "--save-every=3", "--keep=1", "--output-dtype=fp16", "--gradient-checkpointing"]
+    assert cli.main([*line, "--resume", *more, f"--data={tmp_path}/moved.tsv"]) in (0, None)
+    assert [each["step"] for each in journal(tmp_path / "out") if each["kind"] == "train"] == [1, 2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("more", [["--revive-every=5"], ["--schedule=linear", "--revive-every=0"]])
+def test_a_length_that_the_losses_depend_on_stays(
+        more: list[str], work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [word for word in words("vqgan", work, tmp_path / "out", *more) if word != "--tensorboard"]
+    assert cli.main([*line, "--steps=1"]) in (0, None)
+    assert cli.main([*line, "--steps=2", "--resume"]) == 1
+    assert "was begun with another number of steps:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["painter", "vqgan"])

@@ -72,6 +72,7 @@ def train_latent(options: LatentOptions) -> dict[str, float]:
     examples = open_examples(options.data, **options.reading)
     held = open_examples(options.validation, **options.reading) if options.validation else None
     loop = Loop(options.loop, Path(options.output), len(examples))
+    loop.agree(options)
     loop.seed()
     pipe = open_latent(options.model)
     for frozen in (pipe.vae, pipe.text_encoder):

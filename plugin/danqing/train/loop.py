@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .best import BestWeights
 from .journal import Journal, writing_into
+from .record import read_record, require_same, settings_of, write_record
 
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("no", "bf16", "fp16")
@@ -78,6 +79,10 @@ class LoopOptions:
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
         raise RequestError(sentence)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def rate(options: LoopOptions, step: int, total: int) -> float:
@@ -138,9 +143,26 @@ class Loop:
         self.total = options.steps or max(1, math.ceil(options.epochs * rows / self.examples_per_step))
         self.main = self.accelerator.is_main_process
         self._journal = Journal(output, self.total, options.tensorboard)
+        self._settings: dict[str, Any] | None = None
         latest = self.latest()
         if latest is not None and not options.resume:
             raise RequestError(f"{output} already holds a training run; go on with --resume, or name another folder.")
+
+    def agree(self, recipe: Any) -> None:
+        """Note what `recipe`, a recipe's options, begins with, before anything is loaded. RequestError: the run that it
+        should go on with was begun with something else, or has more steps already."""
+        self._settings = settings_of(recipe, self.total, self.accelerator.num_processes)
+        latest, before = self.latest(), read_record(self.output)
+        if latest is None:
+            return
+        if before is not None:
+            require_same(self.output, before, self._settings)
+        done = _step_of(latest)
+        if done > self.total:
+            raise RequestError(f"The run in {self.output} already has {done} steps, more than the {self.total} that are "
+                               "asked for: ask for more, or name another folder.", path=self.output, steps=done)
+        if done == self.total and self.main:
+            print(f"The run in {self.output} already has all of its {done} steps: nothing is left to train.", flush=True)
 
     def seed(self) -> None:
         """Fix the random numbers of initialisation and dropout; not the data's, which need no state."""
@@ -218,7 +240,10 @@ class Loop:
         latest, done = self.latest(), 0
         if latest is not None:
             self._load(latest)
-            done = int(latest.name.removeprefix("step-"))
+            done = _step_of(latest)
+        if self.main and self._settings is not None and latest is None:
+            with writing_into(self.output):
+                write_record(self.output, self._settings)
         if self.main:       # also what a run left that was killed before its first checkpoint
             self._journal.begin(done)
             self.best.forget_after(done)
@@ -233,8 +258,8 @@ class Loop:
             if torch.equal(before, torch.get_rng_state()):
                 raise ValueError("the random state cannot be read; is it a run of fewer processes?")
         except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise RequestError(f"{checkpoint} is damaged, or belongs to another model ({reason:.200}): go on with the command "
+            reason = " ".join(str(error).strip().splitlines()[:1]).rstrip(".:")   # the rest may list every tensor
+            raise RequestError(f"{checkpoint} is damaged, or belongs to another model ({reason}): go on with the command "
                                "that began the run, or remove this checkpoint to go on from the one before.",
                                path=checkpoint) from error
 

@@ -136,6 +136,7 @@ def train_painter(options: PainterOptions) -> dict[str, float]:
     examples = open_examples(options.data, **options.reading)
     vectors = EntityVectors(options.entities, options.entity_count) if options.entities else None
     loop = Loop(options.loop, Path(options.output), len(examples))
+    loop.agree(options)
     loop.seed()
     pipe = open_painter(options)
     if vectors is not None:

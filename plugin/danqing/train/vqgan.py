@@ -159,6 +159,7 @@ def train_vqgan(options: VqganOptions) -> dict[str, float]:
                            "take --precision bf16 or no.")
     examples = open_examples(options.data, **options.reading)
     loop = Loop(options.loop, Path(options.output), len(examples))
+    loop.agree(options)
     loop.seed()
     vqvae, trained = open_vqgan(options.model)
     size = options.size or int(vqvae.config["sample_size"])
