@@ -180,7 +180,7 @@ def test_rows_of_the_original_format(order: Callable[..., argparse.Namespace], t
     predict(Letters(), order(), {})
     assert (tmp_path / "out/o.tsv").read_text() == expected()
     assert os.listdir(tmp_path / "out") == ["o.tsv"]
-    predict(Letters(), order("--output_schema=gen_imgbase64,idx", "--append_cols=colour,text"), {})
+    predict(Letters(), order("--output_schema=gen_imgbase64,idx", "--append_cols=colour,text", "--force"), {})
     assert (tmp_path / "out/o.tsv").read_text().splitlines()[6] == "['text76']\t7\tcolour7\ttext7"
 
 
@@ -257,9 +257,26 @@ def test_an_interrupted_run_is_neither_overwritten_nor_mixed(
     assert (tmp_path / "out/o.tsv").read_text() == expected().replace("5\tTEXT5\t['text5", "5\tTEXT9\t['text9")
     # a larger batch changes no picture, so it may change on the way
     with pytest.raises(KeyboardInterrupt):
-        predict(Letters(dies_at=3), order(), {})
+        predict(Letters(dies_at=3), order("--force"), {})
     predict(Letters(), order("--resume", "--micro_batch_size=2"), {})
     assert "text98" not in (text := (tmp_path / "out/o.tsv").read_text()) and text.count("\n") == 7
+
+
+def test_a_complete_table_stays(
+        order: Callable[..., argparse.Namespace], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(Letters(), order(), {})
+    family = Letters()
+    with pytest.raises(RequestError, match="o.tsv exists: name another output, or replace it with --force"):
+        predict(family, order(), {})
+    predict(family, order("--resume"), {})
+    assert "o.tsv already has all of its 7 rows: nothing is left to draw." in capsys.readouterr().out
+    (tmp_path / "out/o.tsv").write_text("another table\n")
+    with pytest.raises(RequestError, match="o.tsv exists"):
+        predict(family, order("--resume"), {})
+    assert not family.loaded and (tmp_path / "out/o.tsv").read_text() == "another table\n"
+    assert os.listdir(tmp_path / "out") == ["o.tsv"]
+    predict(family, order("--force"), {})
+    assert (tmp_path / "out/o.tsv").read_text() == expected()
 
 
 def test_two_runs_do_not_write_one_table(order: Callable[..., argparse.Namespace], tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_predicting_with_entities(matrix: torch.Tensor, vectors: Path, knowing: 
     assert all(np.array_equal(np.asarray(ours), theirs) for ours, theirs in zip(wanted, found, strict=True))
     assert "knows entities" not in capsys.readouterr().err
 
-    assert cli.main(words(table, knowing, "top_k=1")) == 0
+    assert cli.main(words(table, knowing, "top_k=1", "--force")) == 0
     assert "knows entities, but no entity_emb_path" in capsys.readouterr().err
     assert not np.array_equal(pictures(table)[0], found[0])
 

@@ -77,6 +77,7 @@ def test_every_image_has_a_row_and_a_file(checkpoint: Path, work: Path, capsys: 
     (work / "out.tsv").unlink()
     assert cli.main([*line, "--micro_batch_size=1", "--force"]) == 0
     assert rows_of(work) == rows
+    (work / "out.tsv").unlink()
     assert cli.main(line) == 1
     assert f"{work}/pictures/0, where the first pictures would go, exists" in capsys.readouterr().err
 

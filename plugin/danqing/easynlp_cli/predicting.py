@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from danqing_pack.errors import FormatError, RequestError
 from danqing_pack.tables import Line, Schema, Table
 
-from danqing.easynlp_cli.resumable_table import ResumableTable
+from danqing.easynlp_cli.resumable_table import ResumableTable, complete_rows
 
 Record = dict[str, str]
 
@@ -72,6 +72,12 @@ def predict(family: Family, args: argparse.Namespace, parameters: Mapping[str, A
     wanted = {name for name in (args.first_sequence, "idx", *inputs, *appended) if name in table.schema.names}
     records, digest = _survey(table, wanted, family.checker(parameters))
     total = records * each
+    there = None if args.force else complete_rows(target, len(columns) + len(appended))
+    if args.resume and there == total:
+        print(f"{target} already has all of its {total:,} rows: nothing is left to draw. --force draws them anew.")
+        return
+    if there is not None:
+        raise RequestError(f"{target} exists: name another output, or replace it with --force.", path=target)
     settings = {"table": digest, "checkpoint": fingerprint(args.checkpoint_dir), "encoding": table.encoding,
                 "input_schema": list(table.schema.names), "output_schema": list(columns),
                 "append_cols": list(appended), "first_sequence": args.first_sequence,

@@ -2,7 +2,8 @@
 
 While a run writes `out.tsv`, its rows stand in `out.tsv.partial`, beside `out.tsv.partial.json`, which says what they
 were made from. When the last row is written, the file is flushed and takes its name. A run that goes on keeps the
-complete rows, drops a torn last one, and refuses rows that were made from something else.
+complete rows, drops a torn last one, and refuses rows that were made from something else. A table that is complete
+stays where nobody asks for another.
 """
 
 from __future__ import annotations
@@ -101,6 +102,13 @@ class ResumableTable:
         if names:
             raise RequestError(f"{self.partial} was begun with another {' and '.join(names)}: go on with the same, or "
                                "start over with --force.", path=self.partial, settings=names)
+
+
+def complete_rows(target: Path, columns: int) -> int | None:
+    """The rows of a table that is there; None: there is none, or an interrupted run is about to replace it."""
+    if not target.is_file() or target.with_name(f"{target.name}.partial").exists():
+        return None
+    return _complete_rows(target, columns)[0]
 
 
 def _complete_rows(path: Path, columns: int) -> tuple[int, int]:
