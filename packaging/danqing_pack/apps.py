@@ -77,7 +77,7 @@ def write_app(
     if repository is not None and not place.hub:
         raise RequestError(f"{repository} is no repository; write hf:org/name or ms:org/name.")
     needs = requirement or _this_version()
-    with staged_folder(target, force=force, sources=[] if Place.of(str(model)).hub else [model]) as folder:
+    with staged_folder(target, force=force, sources=[] if Place.of(str(model)).hub else [model], marks=["app.py"]) as folder:
         if Place.of(str(model)).hub:
             about = _Model(place.words, title or place.last, ANY_PROMPT, cards.LICENCE)
         else:
@@ -106,14 +106,15 @@ def _about(found: Opened, words: str, title: str) -> _Model:
     """Prompts of the example pictures, else of the family; the licence of the folder's card, else the usual one."""
     from .card_facts import read_facts
 
-    shown = [each.example.prompt for each in read_facts(found.folder).pictures]
+    facts = read_facts(found.folder)
+    shown = [each.example.prompt for each in facts.pictures]
     card = found.folder / cards.NAME
     front = front_matter.split(card.read_text(encoding="utf-8"))[0] if card.is_file() else None
     try:
         licence = front_matter.values(front or "").get("license") or cards.LICENCE
     except ValueError:
         licence = cards.LICENCE
-    return _Model(words, title, tuple(shown) or cards.prompts(found.family.name), licence)
+    return _Model(words, title, tuple(shown) or cards.prompts(facts.family, facts.characters), licence)
 
 
 def _texts(kind: str, place: Place, about: _Model, requirement: str) -> dict[str, str]:

@@ -61,10 +61,10 @@ def python(place: Place, example: Example) -> str:
     return _fenced("python", f"{_opening(place)['python']}\n{_drawing(example)}\nimage.save(\"danqing.png\")")
 
 
-def modelscope(place: Place, example: Example) -> str:
-    """ModelScope's pipeline; pixels come as BGR."""
+def modelscope(place: Place, example: Example, unnamed: bool = False) -> str:
+    """ModelScope's pipeline; pixels come as BGR. ``unnamed``: no configuration.json in the folder names the pipeline."""
     return _fenced("python", (
-        f"{_opening(place)['modelscope']}\n"
+        f"{_opening(place)['unnamed' if unnamed else 'modelscope']}\n"
         f"pixels = draw({{\"text\": {_string(example.prompt)}}}, seed={example.seed})[\"output_imgs\"][0]\n"
         "Image.fromarray(pixels[..., ::-1]).save(\"modelscope.png\")"))
 
@@ -127,12 +127,15 @@ def _opening(place: Place) -> dict[str, str]:
     with_diffusers = fetched if place.hub == "ms" else name
     fetching = of_ms if place.hub == "ms" else ""
     loader = f"import torch\nfrom diffusers import DiffusionPipeline\n{fetching}\npipe = DiffusionPipeline.from_pretrained"
+    asked = (f"{of_hf if place.hub == 'hf' else ''}from modelscope.pipelines import pipeline\nfrom PIL import Image\n\n"
+             f"draw = pipeline(\"text-to-image-synthesis\", {on_ms}")
     pulled = f"danqing pull {place.words} {place.last}\n" if place.hub else ""
     return {
         "command": f"-m {_quoted(place.words)}",
         "python": f"import danqing\nimport torch\n\npipe = danqing.load({words})",
-        "modelscope": (f"{of_hf if place.hub == 'hf' else ''}from modelscope.pipelines import pipeline\nfrom PIL import Image\n\n"
-                       f"draw = pipeline(\"text-to-image-synthesis\", {on_ms})"),
+        "modelscope": f"{asked})",
+        # A push adds configuration.json where there is none.
+        "unnamed": f"{asked})" if place.hub else f"{asked}, pipeline_name=\"danqing\")",
         "diffusers": f"{loader}({with_diffusers})",
         "trusted": f"{loader}({with_diffusers}, trust_remote_code=True)",
         "transformers": (f"{of_ms if place.hub == 'ms' else ''}from transformers import pipeline\n\n"

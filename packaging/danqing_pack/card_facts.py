@@ -53,6 +53,21 @@ class Facts:
     pictures: tuple[Picture, ...]
 
     @property
+    def unnamed(self) -> bool:
+        """Whether the folder has no configuration.json, by which ModelScope finds the pipeline of a model."""
+        return not (self.folder / "configuration.json").is_file()
+
+    @property
+    def characters(self) -> frozenset[str]:
+        """The single characters in the vocabulary; none where there is no vocab.txt."""
+        tokenizer = self.form.components.get("tokenizer")
+        vocabulary = tokenizer.files.get("vocab.txt") if tokenizer is not None else None
+        if vocabulary is None:
+            return frozenset()
+        data = vocabulary if isinstance(vocabulary, bytes) else vocabulary.read_bytes()
+        return frozenset(line for line in data.decode("utf-8", "replace").split("\n") if len(line) == 1)
+
+    @property
     def own_code(self) -> bool:
         """Whether the folder brings its own pipeline, as ``danqing push --self-contained`` writes it."""
         return (self.folder / "pipeline.py").is_file()

@@ -3,7 +3,8 @@
 A template is a card with places to fill. ``{{name}}`` stands for a value, and a line with a value that nobody knows is
 left out. A line that begins with ``{{?name}}`` or ``{{!name}}`` is there only if the value is known, or only if it is
 not. ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` enclose what is made anew with each generation; a part of which
-nothing but headings is left goes too. The first line names the prompts of the family's example pictures.
+nothing but headings is left goes too. The first line names the prompts of the family's example pictures, and lines like
+it those for models whose vocabulary lacks them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Template:
     """A template taken apart. ``pieces`` are texts, which a person may change, and parts with a name, which are made."""
 
     prompts: tuple[str, ...]
+    other_prompts: tuple[tuple[str, ...], ...]
     pieces: tuple[tuple[str | None, str], ...]
 
 
@@ -52,15 +54,17 @@ def folder() -> Traversable:
 
 def parse(text: str) -> Template:
     """A template from its text."""
-    prompts = _PROMPTS.match(text)
-    body = text[prompts.end():] if prompts else text
+    body, prompts = text, []
+    while (found_prompts := _PROMPTS.match(body)) is not None:
+        prompts.append(tuple(each.strip() for each in found_prompts[1].split("|")))
+        body = body[found_prompts.end():]
     pieces: list[tuple[str | None, str]] = []
     at = 0
     for found in _PARTS.finditer(body):
         pieces += [(None, body[at:found.start()]), (found[1], found[2])]
         at = found.end()
     pieces.append((None, body[at:]))
-    return Template(tuple(each.strip() for each in prompts[1].split("|")) if prompts else (),
+    return Template(prompts[0] if prompts else (), tuple(prompts[1:]),
                     tuple((name, piece) for name, piece in pieces if piece))
 
 

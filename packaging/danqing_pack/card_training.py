@@ -23,7 +23,7 @@ ROWS: Mapping[str, tuple[str, str]] = {
     "steps": ("Steps", "步数"),
     "weights_of_step": ("Weights of step", "权重取自第几步"),
     "epochs": ("Epochs", "轮数"),
-    "batch_size": ("Examples per process and forward pass", "每进程每次前向的样本数"),
+    "batch_size": ("Examples per process and forward pass", "每进程批大小"),
     "accumulation": ("Forward passes per step", "每步累积次数"),
     "resolution": ("Resolution", "分辨率"),
     "size": ("Pixels of a side", "边长（像素）"),

@@ -14,7 +14,7 @@ digest, stays as it is; one that somebody took away stays away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ TOP_K = 100
 """Codes that take part in a draw of a painter, where a call says nothing."""
 LIBRARIES = {"diffusers": "diffusers"}
 """The library that opens a layout; Danqing opens the others."""
+WEIGHTS: Mapping[str, Mapping[str, str]] = {
+    "en": {"ema": "EMA weights", "plain": "plain weights (no EMA)"}, "zh": {"ema": "EMA 权重", "plain": "普通权重（非 EMA）"}}
+"""Which of a checkpoint's two sets of weights its UNet has."""
 KINDS = {"painter": "vqgan", "chinese-ldm": "latent-diffusion", "pai-diffusion": "stable-diffusion"}
 """What else people look for a family by."""
 
@@ -110,9 +113,22 @@ def _sibling(out: Path, other: str) -> str | None:
     return next((each for each in names if out.with_name(each).is_file()), None)
 
 
-def prompts(family: str) -> tuple[str, ...]:
-    """What the example pictures of a family show, where nobody says otherwise."""
-    return templates.template(family, "en").prompts
+def prompts(family: str, characters: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """What the example pictures of a family show, where nobody says otherwise.
+
+    ``characters`` are those of the model's vocabulary: of prompts that are mostly unknown to it, others take the place,
+    if it knows all of them.
+    """
+    template = templates.template(family, "en")
+    if not characters or _known(template.prompts, characters) >= 0.5:
+        return template.prompts
+    return next((each for each in template.other_prompts if _known(each, characters) == 1), template.prompts)
+
+
+def _known(texts: Sequence[str], characters: frozenset[str]) -> float:
+    """The share of the letters and signs that a vocabulary holds; punctuation aside."""
+    letters = [letter for letter in "".join(texts).lower() if letter.isalnum()]
+    return sum(letter in characters for letter in letters) / len(letters)
 
 
 def read_text(path: Path) -> str:
@@ -165,7 +181,7 @@ def for_hub(text: str, hub: str, repository: str | None = None) -> str:
 def values(facts: Facts, language: str, place: Place, licence: str, special_terms: bool = True,
            sibling: str | None = None) -> dict[str, str | None]:
     """Everything that a template may ask for by name; None where nothing is known."""
-    example = facts.pictures[0].example if facts.pictures else Example(prompts(facts.family)[0], SEED)
+    example = facts.pictures[0].example if facts.pictures else Example(prompts(facts.family, facts.characters)[0], SEED)
     safety = "safety_checker" in facts.form.components
     found: dict[str, Any] = {
         "sibling": sibling, "family": facts.family, "layout": facts.layout, "tasks": ", ".join(facts.tasks),
@@ -176,6 +192,8 @@ def values(facts: Facts, language: str, place: Place, licence: str, special_term
         "megabytes": f"{sum(facts.sizes.values()) / 1e6:,.1f}", "file_count": str(len(facts.sizes)),
         "network_rows": _network_rows(facts), "file_rows": _file_rows(facts), "source_rows": _source_rows(facts),
         "source_layout": facts.source_layout, "image_size": facts.image_size,
+        "weights_words": WEIGHTS[language].get(str(facts.dimension("weights"))),
+        "unnamed": "yes" if facts.unnamed and not place.hub else None,
         "manifest": "yes" if (facts.folder / "danqing.json").is_file() else None,
         "training_rows": training_rows(facts.folder, language), "pictures": _pictures(facts),
         "picture_rows": _picture_rows(facts), "picture.dtype": _of_all(facts, "dtype"),
@@ -192,7 +210,7 @@ _DIMENSIONS = (
     "text_length", "image_length", "layers", "heads", "width", "codes", "code_width", "entity_dim", "vqgan.factor",
     "autoencoder.factor", "vae.factor", "unet.channels", "unet.heads", "unet.context", "unet.sample_size", "text.length",
     "text.text_length", "text.layers", "text.heads", "text.width", "text.output", "text.vocab_size", "text.n_repeat",
-    "timesteps", "weights", "upscaler", "n_unmasked",
+    "timesteps", "upscaler", "n_unmasked",
 )
 
 
@@ -209,7 +227,7 @@ def _code(facts: Facts, place: Place, example: Example) -> dict[str, str | None]
     return {
         "code.command": code.command(place, example) if ours else None,
         "code.python": code.python(place, example) if ours else None,
-        "code.modelscope": code.modelscope(place, example) if ours else None,
+        "code.modelscope": code.modelscope(place, example, facts.unnamed) if ours else None,
         "code.diffusers": code.diffusers(place, example) if ours and facts.layout == "diffusers" else None,
         "code.transformers": code.transformers(place, example)
         if ours and facts.layout == "diffusers" and "config.json" in facts.form.files else None,

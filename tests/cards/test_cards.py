@@ -80,6 +80,42 @@ def test_a_legacy_folder_has_a_card_without_what_it_cannot_do(tmp_path: Path, pa
     assert sha256_of(painter_copy / "pytorch_model.bin") in text and "danqing.json" not in text
 
 
+def test_without_configuration_json_modelscope_is_told_the_pipeline(painter_copy: Path) -> None:
+    """And on a hub it is not, since a push adds the file."""
+    named = 'pipeline("text-to-image-synthesis", "checkpoint", pipeline_name="danqing")'
+    text = card(painter_copy)
+    assert named in text and "`danqing init DIR` writes one" in text
+    assert "ModelScope then runs this model" in text and "ModelScope, diffusers" not in text
+    assert 'pipeline("text-to-image-synthesis", "me/pt")' in cards.for_hub(text, "ms", "me/pt")
+    assert "pipeline_name=" not in card(painter_copy, repository="ms:me/pt")
+    chinese = card(painter_copy, painter_copy / "README.zh.md", language="zh")
+    assert named in chinese and "此后 ModelScope 无需" in chinese and "diffusers 和 transformers 无需" not in chinese
+    (painter_copy / "configuration.json").write_text('{"framework": "pytorch", "task": "text-to-image-synthesis"}')
+    assert "pipeline_name" not in card(painter_copy, painter_copy.with_name("third.md"))
+
+
+def test_the_prompts_are_such_as_the_vocabulary_holds(tmp_path: Path) -> None:
+    """The small painter inside draws shapes, and nothing else."""
+    from danqing.mini import CHECKPOINT, DEMO_PROMPTS
+
+    assert cards.prompts("painter", frozenset("宽松山水画远和湖的")) == cards.prompts("painter") == ("宽松T恤", "山水画，远山和湖")
+    assert cards.prompts("painter", frozenset("红色")) == cards.prompts("painter"), "it would know the others no better"
+    text = card(CHECKPOINT, tmp_path / "README.md")
+    assert DEMO_PROMPTS[0] in text and "宽松T恤" not in text
+    assert set(cards.templates.template("painter", "en").other_prompts[0]) <= set(DEMO_PROMPTS)
+
+
+def test_what_is_cut_off_and_how_danqing_is_installed(converted: Mapping[str, Path], tmp_path: Path) -> None:
+    for family, folder in converted.items():
+        texts = [card(folder, tmp_path / f"{family}.{language}.md", language=language) for language in ("en", "zh")]
+        assert all("`pip install .`" in text for text in texts)
+        assert not any(words in text for text in texts for words in ("without a word", "没有提示", "布局", "plain。", "所关注"))
+    assert "`danqing generate` says what it leaves out" in (tmp_path / "painter.en.md").read_text(encoding="utf-8")
+    chinese = (tmp_path / "chinese-ldm.zh.md").read_text(encoding="utf-8")
+    assert "EMA 权重" in chinese or "普通权重（非 EMA）" in chinese
+    assert "交叉注意力维度为" in (tmp_path / "pai-diffusion.zh.md").read_text(encoding="utf-8")
+
+
 def test_writing_again_changes_nothing(painter: Path) -> None:
     first = card(painter)
     assert card(painter) == first

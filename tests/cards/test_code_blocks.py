@@ -80,6 +80,18 @@ def test_a_published_model_runs_by_its_name(
     assert (tmp_path / "model.tar.gz").is_file()
 
 
+def test_a_folder_of_easynlp_runs_as_printed(
+    painter_copy: Path, blocks: Callable[[str], Blocks], run_blocks: Callable[..., str],
+) -> None:
+    from danqing_pack import cards
+
+    text = cards.write_card(painter_copy).path.read_text(encoding="utf-8")
+    [modelscope] = [block for block in blocks(text) if "modelscope.pipelines" in block[1]]
+    assert "import danqing" not in modelscope[1]
+    run_blocks([modelscope], painter_copy.parent)
+    assert pixels(painter_copy.parent / "modelscope.png").std() > 1
+
+
 def pixels(path: Path) -> Any:
     """int [H, W, 3]"""
     with Image.open(path) as image:

@@ -82,6 +82,8 @@ def test_its_card_offers_what_works(painter: Path, tmp_path: Path) -> None:
     text = cards.write_card(tmp_path / "alone").path.read_text(encoding="utf-8")
     assert "trust_remote_code=True" in text and text.count("```python") == 1 and "danqing generate" not in text
     assert cards.validate(text, tmp_path / "alone") == [] and check(tmp_path / "alone") == []
+    assert "converted from" not in text and "self-contained variant of the checkpoint" in text
+    assert "without a further import" not in text and "pipeline_name" not in text
     moved = cards.for_hub(text, "hf", "me/alone")
     assert 'from_pretrained("me/alone", trust_remote_code=True)' in moved
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         raise RequestError(f"--language both writes {NAME} and {OTHER.format('zh')}; name a file called {NAME}, or one language.")
     facts = read_facts(args.folder, args.text_length, first.parent)
     if not args.no_examples and (args.prompts or not facts.pictures) and not facts.own_code:
-        drawn = draw(args, facts, args.prompts or prompts(facts.family), first.parent)
+        drawn = draw(args, facts, args.prompts or prompts(facts.family, facts.characters), first.parent)
         print(f"Drew {', '.join(drawn)}.")
     cards = [("en", first, OTHER.format("zh")), ("zh", first.with_name(OTHER.format("zh")), first.name)] \
         if args.language == "both" else [(args.language, first, None)]
