@@ -39,6 +39,17 @@ class App:
     target: Path
     kind: str
     files: Mapping[str, int]
+    requirement: str
+    """The line of requirements.txt by which pip finds Danqing."""
+    named: bool
+    """Whether the caller chose it."""
+
+    @property
+    def note(self) -> str:
+        """What must be so before the app starts; nothing where the caller has said how Danqing is found."""
+        return "" if self.named else (
+            f"requirements.txt asks for {self.requirement}, and the {KINDS[self.kind][0]} starts only where pip finds that on its "
+            "index: if it is not published there, give the address of a wheel or repository with --requirement.")
 
     def describe(self) -> str:
         """One line that says what was written."""
@@ -88,7 +99,7 @@ def write_app(
         for name, text in _texts(kind, place, about, needs).items():
             (folder / name).write_text(text, encoding="utf-8")
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    return App(Path(target), kind, sizes)
+    return App(Path(target), kind, sizes, needs, requirement is not None)
 
 
 def _name(place: Place, model: Path) -> str:
@@ -126,7 +137,10 @@ def _texts(kind: str, place: Place, about: _Model, requirement: str) -> dict[str
     host, front, asks = KINDS[kind]
     blocks = {key: front_matter.block(key, value) for key, value in front(place, about).items()}
     where = f"`{about.words}`" if place.hub else f"the folder `{INSIDE}`"
-    readme = front_matter.join(blocks, f"\n# {about.title}\n\nDraws pictures from Chinese prompts with {where}, on a {host}.\n")
+    english = f"Draws pictures from Chinese prompts with {where}, on a {host}.\n"
+    chinese = f"根据中文提示词作画，使用{f' {where}' if place.hub else f'目录 `{INSIDE}` 中的模型'}。\n"
+    words = f"{chinese}\n{english}" if kind == "ms-studio" else english
+    readme = front_matter.join(blocks, f"\n# {about.title}\n\n{words}")
     return {"app.py": app, "requirements.txt": "".join(f"{line}\n" for line in (requirement, *asks)), "README.md": readme}
 
 

@@ -122,8 +122,10 @@ def merge(there: Card, draft: Draft, forced: set[str]) -> tuple[str, tuple[str, 
     """
     blocks, keys = _merged_front(there, draft, forced)
     body, kept = _merged_body(there, draft)
-    notes = tuple(f"The part {name} was changed by hand and stays as it is; take it out with its markers and the word in "
-                  "the card's last line to have it written anew." for name in kept)
+    notes = tuple(
+        f"The part {name} was changed by hand and stays as it is. To have it written anew, delete everything from "
+        f"<!-- danqing:begin {name} ... --> to <!-- danqing:end {name} -->, and in the comment in the card's last line the "
+        f"word \"{name}\" from the list \"parts\"; then run `danqing card` again." for name in kept)
     parts = tuple(dict.fromkeys((*there.record.parts, *draft.parts)))
     line = replace(draft.record, keys=keys, parts=parts).line()
     if _RECORD.search(body):

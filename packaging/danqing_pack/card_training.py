@@ -62,8 +62,8 @@ def training_rows(folder: Path, language: str) -> str | None:
     if record is None:
         return None
     column = LANGUAGES.index(language)
-    rows = [f"| {names[column]} | {_shown(key, record[key])} |" for key, names in ROWS.items()
-            if record.get(key) not in (None, "", [], False)]
+    rows = [f"| {names[column]} | {shown} |" for key, names in ROWS.items()
+            if record.get(key) not in (None, "", [], False) and (shown := _shown(key, record[key]))]
     rows += [f"| {JOURNAL[kind][column]} | {_measured(line, AT_STEP[column])} |" for kind, line in journal.items()]
     return "\n".join(rows) or None
 
@@ -131,7 +131,7 @@ def _measured(line: Mapping[str, Any], form: str) -> str:
 def _shown(key: str, value: Any) -> str:
     if key in PLACES:
         several = str(value).split(",") if key == "data" else [str(value)]
-        return ", ".join(f"`{_place(each.strip())}`" for each in several)
+        return ", ".join(f"`{place}`" for each in several if (place := _place(each.strip())))
     if isinstance(value, bool):
         return "✓"
     if isinstance(value, (list, tuple)):
@@ -140,5 +140,8 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _place(words: str) -> str:
-    """A hub's repository as it is, a path by its last part."""
-    return words if words.startswith(("hf:", "ms:")) else PurePath(words.replace("\\", "/")).name
+    """A hub's repository as it is, a path by its last part; ``model``, as every trainer calls it, by the one before."""
+    if words.startswith(("hf:", "ms:")):
+        return words
+    path = PurePath(words.replace("\\", "/"))
+    return path.parent.name if path.name == "model" else path.name

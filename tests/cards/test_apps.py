@@ -130,7 +130,12 @@ def test_both_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for verb in ("hf-space", "ms-studio"):
         assert cli.main([verb, "hf:org/name", str(tmp_path / verb)]) == 0
         assert f"danqing {verb}" in (tmp_path / verb / "app.py").read_text(encoding="utf-8")
-        assert capsys.readouterr().out.startswith("Wrote ")
+        shown = capsys.readouterr()
+        assert shown.out.startswith("Wrote ") and "--requirement" in shown.err and "danqing==" in shown.err
+        words = [verb, "hf:org/name", str(tmp_path / verb), "--force", "--requirement", "https://example.org/danqing.whl"]
+        assert cli.main(words) == 0 and capsys.readouterr().err == ""
+        readme = (tmp_path / verb / "README.md").read_text(encoding="utf-8")
+        assert "Draws pictures" in readme and ("根据中文提示词作画" in readme) == (verb == "ms-studio")
 
 
 @pytest.mark.slow

@@ -34,7 +34,16 @@ def test_a_hand_changed_part_is_told_on_stderr(painter: Path, capsys: pytest.Cap
     place = painter / "README.md"
     place.write_text(place.read_text(encoding="utf-8").replace("in fp32.", "in full."), encoding="utf-8")
     assert cli.main(["card", str(painter), "--no-examples", "--license", "mit"]) == 0
-    assert "summary was changed by hand" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "summary was changed by hand" in said
+    text = place.read_text(encoding="utf-8")
+    start, end = text.index("<!-- danqing:begin summary "), text.index("<!-- danqing:end summary -->")
+    assert "from <!-- danqing:begin summary ... --> to <!-- danqing:end summary -->" in said and 'the word "summary"' in said
+    again = (text[:start] + text[end + len("<!-- danqing:end summary -->"):]).replace('"summary", ', "")
+    place.write_text(again, encoding="utf-8")           # as the sentence says
+    cards.write_card(painter)
+    assert "in fp32." in place.read_text(encoding="utf-8")
+    place.write_text(text, encoding="utf-8")
     assert "in full." in place.read_text(encoding="utf-8") and "license: mit" in place.read_text(encoding="utf-8")
 
 

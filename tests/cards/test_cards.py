@@ -159,6 +159,18 @@ def test_of_the_best_weights_the_card_tells_their_own_loss(painter: Path) -> Non
     assert "Weights of step" not in text and "loss 4.5 at step 60" in text
 
 
+@pytest.mark.parametrize(("place", "shown"), [
+    ("/data/runs/vqgan-7/model", "`vqgan-7`"), ("model", None), ("/mnt/vqgan.pt", "`vqgan.pt`"), ("hf:me/model", "`hf:me/model`"),
+])
+def test_a_folder_that_every_run_has_names_nothing(painter: Path, place: str, shown: str | None) -> None:
+    record = {"recipe": "painter", "first_stage": place}
+    painter.with_name(f"{painter.name}.training").mkdir()
+    (painter.with_name(f"{painter.name}.training") / "training.json").write_text(json.dumps(record))
+    text = card(painter, language="zh")
+    assert "训练方法" in text and ("第一阶段模型" in text) == (shown is not None)
+    assert shown is None or f"| 第一阶段模型 | {shown} |" in text
+
+
 def test_a_record_of_easynlp_is_read(painter: Path) -> None:
     (painter / "train_config.json").write_text(json.dumps({"epoch_num": 3, "tables": "a/train.tsv,a/dev.tsv", "x": 1}))
     text = card(painter)

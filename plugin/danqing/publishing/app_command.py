@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,4 +24,6 @@ def run(kind: str, args: argparse.Namespace) -> None:
 
     done = write_app(kind, args.model, args.target, repository=args.repository, title=args.title,
                      requirement=args.requirement, force=args.force)
+    if done.note:
+        print(done.note, file=sys.stderr)
     print(done.describe())
