@@ -136,6 +136,24 @@ def open_examples(path: str | os.PathLike[str], schema: Schema | str | None = No
     return examples
 
 
+def require_examples(path: str | os.PathLike[str], schema: Schema | str | None = None, *, text_column: str = "text",
+                     image_column: str = "imgbase64", encoding: str = "utf-8", skip_first_line: bool = False) -> None:
+    """Refuse what `open_examples` would, and a first row that cannot be read: a look at the beginning alone."""
+    if Path(path).is_dir():
+        folder = ImageFolder(path)
+        if line := next(folder.lines(), None):
+            folder.text(line, folder.record(line), text_column)
+        return
+    table = Table(path, schema, encoding=encoding, skip_first_line=skip_first_line)
+    text, image = table.schema.index(text_column), table.schema.index(image_column)
+    line = next(table.lines(), None)
+    if line is None:
+        raise FormatError(f"{path} has no rows.", path=Path(path))
+    cells = table.cells(line)
+    table.image(line, cells[image])
+    table.text(line, cells[text])
+
+
 class _Rows:
     """Where each row of a file begins, and its line number."""
 

@@ -18,10 +18,9 @@ import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from danqing_pack.errors import RequestError
-
 if TYPE_CHECKING:
-    from danqing.train.loop import LoopOptions
+    from danqing.train.beginning import Options
+    from danqing.train.options import LoopOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +103,8 @@ def _shared(parser: argparse.ArgumentParser, model: str) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train, and say what was written."""
-    from danqing.train.loop import LoopOptions
+    from danqing.train.beginning import train
+    from danqing.train.options import LoopOptions
 
     values = dict(vars(args))
     recipe = values.pop("recipe")
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int | None:
         "text_column", "image_column", "skip_first_line", "encoding")}}
     loop = LoopOptions(**{each.name: values.pop(each.name) for each in fields(LoopOptions)})
     try:
-        _train(recipe, values, loop)
+        train(_options(recipe, values, loop))
     except KeyboardInterrupt:
         print(f"danqing: interrupted; the same command with --resume goes on after the last checkpoint in {args.output}.",
               file=sys.stderr)
@@ -123,18 +123,11 @@ def run(args: argparse.Namespace) -> int | None:
     return None
 
 
-def _train(recipe: str, values: dict[str, Any], loop: LoopOptions) -> None:
+def _options(recipe: str, values: dict[str, Any], loop: LoopOptions) -> Options:
+    from danqing.train.options import LatentOptions, PainterOptions, VqganOptions
+
     if recipe == "vqgan":
-        from danqing.train.vqgan import VqganOptions, train_vqgan
-
-        train_vqgan(VqganOptions(**values, loop=loop))
-    elif recipe == "latent":
-        from danqing.train.latent import LatentOptions, train_latent
-
-        if loop.sample_every:
-            raise RequestError("danqing train latent draws no samples: leave out --sample-every.")
-        train_latent(LatentOptions(**values, loop=loop))
-    else:
-        from danqing.train.painter import PainterOptions, train_painter
-
-        train_painter(PainterOptions(**{**values, "prompts": tuple(values["prompts"])}, loop=loop))
+        return VqganOptions(**values, loop=loop)
+    if recipe == "latent":
+        return LatentOptions(**values, loop=loop)
+    return PainterOptions(**{**values, "prompts": tuple(values["prompts"])}, loop=loop)

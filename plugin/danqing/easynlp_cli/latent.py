@@ -37,6 +37,8 @@ PARAMETERS = {
 
 def settings(args: argparse.Namespace, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What the table depends on besides text, seed and checkpoint."""
+    _refuse_pictures(args, parameters)
+    _look(args.checkpoint_dir, parameters)
     return {**_drawing(parameters), "image_prefix": _prefix(parameters), **device_and_dtype(args)}
 
 
@@ -62,9 +64,6 @@ def checker(parameters: Mapping[str, Any]) -> Callable[[Mapping[str, str]], None
 def predictor(args: argparse.Namespace, parameters: Mapping[str, Any]) -> LatentPredictor:
     """The checkpoint of a command line, ready to draw."""
     prefix = _prefix(parameters)
-    if prefix is not None and Path(f"{prefix}0").exists() and not (args.resume or args.force):
-        raise RequestError(f"{prefix}0, where the first pictures would go, exists: name another image_prefix, or "
-                           "replace them with --force.", path=f"{prefix}0")
     pipe = load_latent_diffusion(args.checkpoint_dir, args, args.dtype)
     pipe.set_progress_bar_config(disable=True)
     return LatentPredictor(pipe, args.first_sequence, args.random_seed, _drawing(parameters), prefix)
@@ -130,11 +129,38 @@ def load_latent_diffusion(path: str, args: argparse.Namespace, dtype: str) -> St
     from danqing.loading import load
 
     pipe: Any = load(path, device=chosen_device(args), dtype=dtype)
-    if getattr(pipe, "danqing_family", "") != "chinese-ldm":
-        raise FormatError(f"{path} is no latent diffusion of EasyNLP: give its app_name, or another checkpoint.",
-                          path=path)
-    tell_missing_gpu(args, pipe)
+    require_family(path, getattr(pipe, "danqing_family", ""))
+    tell_missing_gpu(args)
     return pipe         # type: ignore[no-any-return]
+
+
+def require_family(path: str, family: str | None) -> None:
+    """FormatError unless a checkpoint is a latent diffusion; None: that shows when it is loaded."""
+    if family not in ("chinese-ldm", None):
+        remedy = "--app_name=text2image_generation draws with it" if family == "painter" else "name another checkpoint"
+        raise FormatError(f"{path} is no latent diffusion of EasyNLP: {remedy}.", path=path)
+
+
+def _look(path: str, parameters: Mapping[str, Any]) -> None:
+    """What can be refused before torch is loaded."""
+    from danqing_pack.detection import detect
+
+    from danqing.places import find_checkpoint
+
+    place, drawing = find_checkpoint(path), _drawing(parameters)
+    require_family(path, place.family)
+    pixels = detect(place.path).dimensions.autoencoder.factor if place.family else 1
+    for key in ("H", "W"):
+        if drawing[key] < 1 or drawing[key] % pixels:
+            raise RequestError(f"--user_defined_parameters: {key} {drawing[key]} is no multiple of {pixels}, the pixels of a "
+                               "latent.", key=key)
+
+
+def _refuse_pictures(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
+    prefix = _prefix(parameters)
+    if prefix is not None and Path(f"{prefix}0").exists() and not (args.resume or args.force):
+        raise RequestError(f"{prefix}0, where the first pictures would go, exists: name another image_prefix, or "
+                           "replace them with --force.", path=f"{prefix}0")
 
 
 def _drawing(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,43 +11,46 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from danqing_pack.errors import FormatError, RequestError
+from danqing_pack.errors import RequestError
 
 from danqing.easynlp_cli import training
-from danqing.easynlp_cli.latent import load_latent_diffusion
+from danqing.easynlp_cli.latent import load_latent_diffusion, require_family
 from danqing.easynlp_cli.machines import choose_device
 from danqing.easynlp_cli.predicting import local, needed
 
 
 def train(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     """Carry out one command line."""
-    from danqing.train.latent import LatentOptions, train_latent
+    from danqing.train.options import LatentOptions
 
     model = parameters.get("pretrain_model_name_or_path")
     if not model:
         raise RequestError("--user_defined_parameters names no pretrain_model_name_or_path; a latent diffusion is "
                            "fine-tuned from a checkpoint, not trained from scratch.")
-
     _match(model, parameters)
 
-    def start(shared: dict[str, Any]) -> object:
-        return train_latent(LatentOptions(
+    def recipe(shared: dict[str, Any]) -> LatentOptions:
+        return LatentOptions(
             **shared, model=model, random_crop=parameters.get("random_crop", False),
-            gradient_checkpointing=not parameters.get("not_use_gradient_checkpoint", False)))
+            gradient_checkpointing=not parameters.get("not_use_gradient_checkpoint", False))
 
-    training.run(args, start)
+    training.run(args, recipe)
 
 
 def evaluate(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     """Print the mean squared error of the named noise over the last table."""
     from danqing_pack.examples import open_examples
 
-    from danqing.train.latent import NoisyLatents, validate
-    from danqing.train.loop import Loop, LoopOptions
+    from danqing.places import find_checkpoint
 
     path = local(needed(args, "tables").split(",")[-1].strip())
     needed(args, "checkpoint_dir")
     examples = open_examples(path, **training.reading_of(args))
+    require_family(args.checkpoint_dir, find_checkpoint(args.checkpoint_dir).family)
+    from danqing.train.latent import NoisyLatents, validate
+    from danqing.train.loop import Loop
+    from danqing.train.options import LoopOptions
+
     choose_device(args)
     pipe: Any = load_latent_diffusion(args.checkpoint_dir, args, "fp32" if args.dtype == "auto" else args.dtype)
     with TemporaryDirectory(prefix="danqing-") as scratch, redirect_stdout(sys.stderr):
@@ -65,9 +68,7 @@ def _match(model: str, parameters: Mapping[str, Any]) -> None:
     from danqing.places import find_model
 
     found = detect(find_model(model))
-    if found.family != "chinese-ldm":
-        raise FormatError(f"{model} is no latent diffusion of EasyNLP: give its app_name, or another checkpoint.",
-                          path=model)
+    require_family(model, found.family)
     size = found.dimensions.image_size
     if parameters.get("size", size) != size:
         print(f"danqing: size is {size} in this checkpoint; {parameters['size']} is not followed.", file=sys.stderr)

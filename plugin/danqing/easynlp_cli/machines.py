@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+
+DOES = {"train": "trains", "predict": "draws", "evaluate": "evaluates"}
 
 
 def chosen_device(args: argparse.Namespace) -> str:
@@ -21,10 +22,12 @@ def device_and_dtype(args: argparse.Namespace) -> dict[str, str]:
     return {"device": device.type, "dtype": str(resolve_dtype(args.dtype, device))}
 
 
-def tell_missing_gpu(args: argparse.Namespace, pipe: Any) -> None:
+def tell_missing_gpu(args: argparse.Namespace) -> None:
     """The original did not run without a GPU; here the CPU does the work, which is said."""
-    if args.worker_gpu > 0 and pipe.device.type == "cpu":
-        print("danqing: there is no GPU here; the CPU draws.", file=sys.stderr)
+    import torch
+
+    if args.worker_gpu > 0 and not torch.cuda.is_available():
+        print(f"danqing: there is no GPU here; the CPU {DOES[args.mode]}.", file=sys.stderr)
 
 
 def choose_device(args: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ def settings(args: argparse.Namespace, parameters: Mapping[str, Any]) -> dict[st
     """What the pictures depend on besides text, seed and checkpoint."""
     from danqing.easynlp_cli.predicting import fingerprint
 
+    find_painter(args.checkpoint_dir, parameters)
     vectors = open_entities(parameters)
     knowledge = {} if vectors is None else {"entity_emb_path": fingerprint(str(vectors.path)),
                                             "entity_num": vectors.count}
@@ -46,31 +47,37 @@ def rows_per_record(parameters: Mapping[str, Any]) -> int:
 
 def inputs(parameters: Mapping[str, Any]) -> Sequence[str]:
     """The columns that name entities, for the knowledge variant."""
+    if "entity_emb_path" not in parameters:
+        return ()
     from danqing.train.entities import COLUMNS as KNOWLEDGE
 
-    return KNOWLEDGE if "entity_emb_path" in parameters else ()
+    return KNOWLEDGE
 
 
 def checker(parameters: Mapping[str, Any]) -> Callable[[Mapping[str, str]], None]:
     """Entities must be readable and have vectors."""
+    vectors = open_entities(parameters)
+    if vectors is None:
+        return lambda record: None
     from danqing.train.entities import spans_of
 
-    vectors = open_entities(parameters)
-    return lambda record: vectors.check(spans_of(record)) if vectors is not None else None
+    return lambda record: vectors.check(spans_of(record))
 
 
 def open_entities(parameters: Mapping[str, Any]) -> EntityVectors | None:
     """The matrix that entity_emb_path names. Raises FormatError and RequestError."""
-    from danqing.train.entities import ENTITIES, EntityVectors
-
     if "entity_emb_path" not in parameters:
         if "entity_num" in parameters:
             raise RequestError("--user_defined_parameters: entity_num counts entities of entity_emb_path, which is "
                                "missing.")
         return None
+    from danqing.train.options import ENTITIES
+
     count = parameters.get("entity_num", ENTITIES)
     if count < 1:
         raise RequestError(f"--user_defined_parameters: entity_num is at least 1, not {count}.")
+    from danqing.train.entities import EntityVectors
+
     return EntityVectors(parameters["entity_emb_path"], count)
 
 
@@ -139,8 +146,8 @@ def load_painter(path: str, args: argparse.Namespace, parameters: Mapping[str, A
             raise
         pipe = load(path, device=device, dtype=dtype, text_length=parameters["text_len"])
     if getattr(pipe, "danqing_family", "") != "painter":
-        raise FormatError(f"{path} is no painter: give its app_name, or another checkpoint.", path=path)
-    tell_missing_gpu(args, pipe)
+        raise _no_painter(path, getattr(pipe, "danqing_family", ""))
+    tell_missing_gpu(args)
     config = pipe.transformer.config
     _tell({"text_len": config.text_length, "img_len": config.image_length, "img_vocab_size": config.image_vocab_size,
            "size": pipe.vqvae.config.sample_size}, parameters)
@@ -157,20 +164,38 @@ def match_entities(vectors: EntityVectors | None, pipe: PainterPipeline, model: 
               file=sys.stderr)
 
 
+def find_painter(path: str, parameters: Mapping[str, Any]) -> int | None:
+    """A look at a checkpoint before torch is loaded; its text length, if its files leave that to text_len."""
+    from danqing.places import find_checkpoint
+
+    length = None
+    try:
+        family = find_checkpoint(path).family
+    except FormatError:
+        length = parameters.get("text_len")
+        if length is None:
+            raise
+        family = find_checkpoint(path, length).family
+    if family not in ("painter", None):
+        raise _no_painter(path, family)
+    return length
+
+
+def _no_painter(path: str, family: str | None) -> FormatError:
+    remedy = "--app_name=latent_diffusion draws with it" if family == "chinese-ldm" else "name another checkpoint"
+    return FormatError(f"{path} is no painter: {remedy}.", path=path)
+
+
 def tell_sizes(path: str, parameters: Mapping[str, Any]) -> int | None:
-    """The same for a checkpoint that is not loaded yet; its text length, if its files leave that to text_len."""
+    """What the command line says otherwise than a checkpoint that is not loaded yet; the length of `find_painter`."""
     from danqing_pack.detection import detect
 
     from danqing.places import find_model
 
-    place, length = find_model(path), None
-    try:
-        found = detect(place)
-    except FormatError:
-        length = parameters.get("text_len")
-        found = detect(place, length)
+    length = find_painter(path, parameters)
+    found = detect(find_model(path), length)
     if found.family != "painter":
-        raise FormatError(f"{path} is no painter: give its app_name, or another checkpoint.", path=path)
+        raise _no_painter(path, found.family)
     size = found.dimensions
     _tell({"text_len": size.text_length, "img_len": size.image_length, "img_vocab_size": size.image_vocab_size,
            "size": size.image_size, "n_layer": size.layers, "n_head": size.heads, "n_embd": size.width}, parameters)

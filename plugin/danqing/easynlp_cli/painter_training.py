@@ -16,35 +16,37 @@ from danqing_pack.errors import RequestError
 
 from danqing.easynlp_cli import training
 from danqing.easynlp_cli.machines import choose_device
-from danqing.easynlp_cli.painter import load_painter, match_entities, open_entities, tell_sizes
+from danqing.easynlp_cli.painter import find_painter, load_painter, match_entities, open_entities, tell_sizes
 from danqing.easynlp_cli.predicting import local, needed
 
 
 def train(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     """Carry out one command line."""
-    from danqing.train.painter import PainterOptions, train_painter
+    from danqing.train.options import PainterOptions
 
     with TemporaryDirectory(prefix="danqing-") as scratch:
 
-        def start(shared: dict[str, Any]) -> object:
-            return train_painter(PainterOptions(
+        def recipe(shared: dict[str, Any]) -> PainterOptions:
+            return PainterOptions(
                 **shared, **_start(parameters, Path(scratch)), **_entities(parameters),
-                random_crop=parameters.get("random_crop", False)))
+                random_crop=parameters.get("random_crop", False))
 
-        training.run(args, start)
+        training.run(args, recipe)
 
 
 def evaluate(args: argparse.Namespace, parameters: Mapping[str, Any]) -> None:
     """Print the mean cross-entropy per image code of the last table, in nats."""
     from danqing_pack.examples import open_examples
 
-    from danqing.train.loop import Loop, LoopOptions
-    from danqing.train.painter import Source, validate
-
     path = local(needed(args, "tables").split(",")[-1].strip())
     needed(args, "checkpoint_dir")
     examples = open_examples(path, **training.reading_of(args))
+    find_painter(args.checkpoint_dir, parameters)
     vectors = open_entities(parameters)
+    from danqing.train.loop import Loop
+    from danqing.train.options import LoopOptions
+    from danqing.train.painter import Source, validate
+
     choose_device(args)
     pipe: Any = load_painter(args.checkpoint_dir, args, parameters, "fp32" if args.dtype == "auto" else args.dtype)
     match_entities(vectors, pipe, args.checkpoint_dir)

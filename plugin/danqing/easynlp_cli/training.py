@@ -12,40 +12,50 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danqing_pack.errors import RequestError
 from danqing_pack.staging import staged_folder
 
-from danqing.easynlp_cli.machines import choose_device
+from danqing.easynlp_cli.machines import choose_device, tell_missing_gpu
 from danqing.easynlp_cli.predicting import local, needed
 
 if TYPE_CHECKING:
-    from danqing.train.loop import LoopOptions
+    from danqing.train.beginning import Options
+    from danqing.train.options import LoopOptions
 
 KEEP_ALL = 10**9
 
 
-def run(args: argparse.Namespace, train: Callable[[dict[str, Any]], object]) -> None:
-    """Carry out one command line. `train` is given the options that all recipes share."""
+def run(args: argparse.Namespace, recipe: Callable[[dict[str, Any]], Options]) -> None:
+    """Carry out one command line. `recipe` makes the options of a recipe from those that all recipes share."""
+    from danqing.train.beginning import require_possible, run_recipe
+
     tables = [local(path.strip()) for path in needed(args, "tables").split(",")]
     if len(tables) > 2:
         raise RequestError(f"--tables names {len(tables)} tables; training takes one, and one to validate on.")
     target = Path(os.path.abspath(needed(args, "checkpoint_dir")))
     work, first = target.with_name(f"{target.name}.training"), int(os.environ.get("RANK", "0")) == 0
-    replace = args.force or (target.is_dir() and not any(target.iterdir()))
-    if target.exists() and not (replace or args.resume):
+    may_replace = args.force or (target.is_dir() and not any(target.iterdir()))
+    if target.exists() and not (may_replace or args.resume):
         raise RequestError(f"{target} exists: name another --checkpoint_dir, or replace it with --force.", path=target)
-    if args.force and not args.resume and first and work.exists():
-        shutil.rmtree(work)
     reading = reading_of(args)
     loop = _loop(args, tables, reading)
+    options = recipe({
+        "data": tables[0], "validation": tables[1] if len(tables) == 2 else None, "output": str(work),
+        "output_layout": "easynlp", "reading": reading, "loop": loop})
+    restart = args.force and not args.resume
+    require_possible(replace(options, loop=replace(loop, resume=True)) if restart else options)
+    if restart and first and work.exists():
+        shutil.rmtree(work)
     choose_device(args)
-    train({"data": tables[0], "validation": tables[1] if len(tables) == 2 else None, "output": str(work),
-           "output_layout": "easynlp", "reading": reading, "loop": loop})
     if first:
-        with staged_folder(target, force=replace or args.resume, sources=tables) as folder:
+        tell_missing_gpu(args)
+    run_recipe(options)
+    if first:
+        with staged_folder(target, force=may_replace or args.resume, sources=tables) as folder:
             shutil.copytree(work / "model", folder, dirs_exist_ok=True)
         shutil.rmtree(work / "model")
         print(f"Wrote {target}; the journal and the checkpoints of the run lie in {work}.")
@@ -59,9 +69,9 @@ def reading_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def _loop(args: argparse.Namespace, tables: Sequence[str], reading: Mapping[str, Any]) -> LoopOptions:
     """The original's optimiser: AdamW, the rate rising over a part of the steps and then falling to nothing."""
-    from danqing_pack.examples import open_examples
+    from danqing_pack.examples import open_examples, require_examples
 
-    from danqing.train.loop import LoopOptions
+    from danqing.train.options import LoopOptions
 
     if args.optimizer_type != "AdamW":
         raise RequestError(f"--optimizer_type={args.optimizer_type} is not carried out; leave it out for AdamW.")
@@ -73,6 +83,7 @@ def _loop(args: argparse.Namespace, tables: Sequence[str], reading: Mapping[str,
     if args.worker_gpu > processes and args.worker_gpu > 1:
         print(f"danqing: --worker_gpu={args.worker_gpu}: this is one process; start as many with `accelerate launch "
               f"--num_processes {args.worker_gpu} -m danqing easynlp ...`.", file=sys.stderr)
+    require_examples(tables[0], **reading)
     rows = len(open_examples(tables[0], **reading))
     per_step = args.micro_batch_size * args.gradient_accumulation_steps * processes
     steps = max(1, math.ceil(args.epoch_num * rows / per_step))
@@ -88,10 +99,10 @@ def _loop(args: argparse.Namespace, tables: Sequence[str], reading: Mapping[str,
 
 def _precision(args: argparse.Namespace) -> str:
     """--use_amp as the device can: bf16, else fp16 as in the original; a CPU trains in fp32."""
-    import torch
-
     if not args.use_amp:
         return "no"
+    import torch
+
     if not torch.cuda.is_available() or args.worker_gpu == 0 or args.device == "cpu":
         print("danqing: --use_amp has no effect on a CPU.", file=sys.stderr)
         return "no"

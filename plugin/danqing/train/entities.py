@@ -21,9 +21,9 @@ from danqing_pack.tensors import Tensor as StoredTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .options import ENTITIES
+
 COLUMNS = ("lex_id", "pos_s", "pos_e", "token_len")
-ENTITIES = 10
-"""How many of a text count at most."""
 
 
 class Span(NamedTuple):

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +31,12 @@ from danqing.places import find_model
 from danqing.progress import library_bars
 
 from .data import as_input, picture_of
-from .loop import Loop, LoopOptions, parameter_groups
-from .writing import note, require_layout
+from .loop import Loop, parameter_groups
+from .options import LatentOptions as LatentOptions
+from .writing import note
 
 TWINS = (UNET, EMA, *COUNTERS)
 """The other copy of the UNet that a checkpoint may keep aside."""
-
-
-@dataclass(frozen=True)
-class LatentOptions:
-    """`model`: the chinese-ldm to fine-tune, anything that `danqing.load` takes."""
-
-    data: str
-    model: str
-    output: str
-    validation: str | None = None
-    output_layout: str = "diffusers"
-    output_dtype: str = "fp32"
-    random_crop: bool = False
-    gradient_checkpointing: bool = False
-    reading: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords of `open_examples` for both tables."""
-    loop: LoopOptions = field(default_factory=LoopOptions)
 
 
 def open_latent(model: str) -> Any:
@@ -67,8 +51,6 @@ def open_latent(model: str) -> Any:
 
 def train_latent(options: LatentOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
-    require_layout(options.output_layout)
-    options.loop.require_validation(options.validation)
     examples = open_examples(options.data, **options.reading)
     held = open_examples(options.validation, **options.reading) if options.validation else None
     loop = Loop(options.loop, Path(options.output), len(examples))

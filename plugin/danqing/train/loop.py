@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,64 +20,8 @@ from torch import Tensor, nn
 
 from .best import BestWeights
 from .journal import Journal, writing_into
+from .options import LoopOptions as LoopOptions
 from .record import read_record, require_same, settings_of, write_record
-
-SCHEDULES = ("cosine", "linear", "constant")
-PRECISIONS = ("no", "bf16", "fp16")
-CHOICES = ("last", "best")
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """How long, how fast and how often. `steps` counts optimiser steps; without it `epochs` decides."""
-
-    steps: int | None = None
-    epochs: float = 1.0
-    batch_size: int = 8  # examples per process and forward pass
-    accumulation: int = 1  # forward passes per optimiser step
-    learning_rate: float = 1e-4
-    warmup: int = 0  # steps
-    schedule: str = "constant"
-    final_rate: float = 0.0  # share of the peak at the end of a cosine or linear schedule
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    clip: float = 1.0  # largest norm of the gradient
-    precision: str = "no"
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 500
-    keep: int = 2  # checkpoints
-    choose: str = "last"  # the weights that the run leaves; "best": of the lowest validation
-    validate_every: int = 500
-    sample_every: int = 0  # 0: never
-    tensorboard: bool = False
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        _require(self.schedule in SCHEDULES, f"The schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}.")
-        _require(self.precision in PRECISIONS, f"The precision {self.precision!r} is none of {', '.join(PRECISIONS)}.")
-        _require(self.choose in CHOICES, f"The choice {self.choose!r} is none of {', '.join(CHOICES)}.")
-        for name in ("batch_size", "accumulation", "log_every", "save_every", "keep", "validate_every"):
-            value = getattr(self, name)
-            _require(value >= 1, f"{name.replace('_', ' ')} must be at least 1, not {value}.")
-        for name in ("warmup", "sample_every", "weight_decay"):
-            value = getattr(self, name)
-            _require(value >= 0, f"{name.replace('_', ' ')} cannot be {value}, below 0.")
-        _require(0 <= self.final_rate <= 1, f"The final rate is a share from 0 to 1, not {self.final_rate}.")
-        _require(all(0 <= beta < 1 for beta in self.betas), f"The betas lie from 0 to below 1, not {self.betas}.")
-        _require(self.clip > 0, f"The largest norm of the gradient must be above 0, not {self.clip}.")
-        _require(self.learning_rate > 0, f"The learning rate must be above 0, not {self.learning_rate}.")
-        _require(self.steps is None or self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
-        _require(self.steps is not None or self.epochs > 0, f"epochs must be above 0, not {self.epochs}.")
-
-    def require_validation(self, table: str | None) -> None:
-        """RequestError where the best validation is asked for and there is none."""
-        _require(table is not None or self.choose == "last", "--choose best needs --validation, a table to judge by.")
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise RequestError(sentence)
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,41 +24,16 @@ from torch import Tensor, nn
 from danqing.networks.painter_transformer import PainterConfig
 
 from .data import Coder, as_input, cached_codes, encode, picture_of, token_ids
-from .entities import COLUMNS, ENTITIES, EntityVectors, NoSpans, Span, spans_of
-from .loop import Loop, LoopOptions, parameter_groups
+from .entities import COLUMNS, EntityVectors, NoSpans, Span, spans_of
+from .loop import Loop, parameter_groups
+from .options import PainterOptions as PainterOptions
 from .patches import load_patch_codes
-from .writing import require_layout, write_painter
+from .writing import write_painter
 
 TEXT_LENGTH = 32
 COUNTS = {"n_layer": 1, "n_head": 1, "n_embd": 1, "n_unmasked": 0, "text_length": 1}
 DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 """What a new painter may be given, the counts with their least value."""
-
-
-@dataclass(frozen=True)
-class PainterOptions:
-    """`model`: a painter checkpoint to fine-tune, or a JSON file with the sizes of a new one (n_layer, n_head, n_embd;
-    also n_unmasked, text_length, attn_pdrop, embd_pdrop, resid_pdrop), which needs `first_stage` and `vocab`."""
-
-    data: str
-    model: str
-    output: str
-    first_stage: str | None = None
-    vocab: str | None = None
-    validation: str | None = None
-    output_layout: str = "diffusers"
-    output_dtype: str = "fp32"
-    prompts: tuple[str, ...] = ()
-    random_crop: bool = False
-    gradient_checkpointing: bool = False
-    reading: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords of `open_examples` for both tables: schema, columns, encoding, header."""
-    text_length: int | None = None
-    """Text tokens of a checkpoint whose files leave it open."""
-    entities: str | None = None
-    """The vectors of the knowledge variant; the tables then name entities, see `danqing.train.entities`."""
-    entity_count: int = ENTITIES
-    loop: LoopOptions = field(default_factory=LoopOptions)
 
 
 def open_painter(options: PainterOptions) -> Any:
@@ -129,10 +104,6 @@ def _tokens(vocab: Path) -> int:
 
 def train_painter(options: PainterOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
-    require_layout(options.output_layout)
-    options.loop.require_validation(options.validation)
-    if options.loop.sample_every and not options.prompts:
-        raise RequestError("--sample-every needs --prompts, the texts to draw.")
     examples = open_examples(options.data, **options.reading)
     vectors = EntityVectors(options.entities, options.entity_count) if options.entities else None
     loop = Loop(options.loop, Path(options.output), len(examples))

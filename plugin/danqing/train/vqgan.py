@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +24,10 @@ from torch.nn import functional as F
 
 from .data import Pictures, as_input
 from .discriminator import Critic
-from .loop import Loop, LoopOptions, parameter_groups
+from .loop import Loop, parameter_groups
+from .options import VqganOptions as VqganOptions
 from .patches import PatchCodes, k_means, make_patch_codes, nearest
-from .writing import require_layout, write_first_stage
-
-
-@dataclass(frozen=True)
-class VqganOptions:
-    """`model`: a JSON file with a VQModel config, a folder with a VQModel, or a painter checkpoint to go on from."""
-
-    data: str
-    model: str
-    output: str
-    size: int | None = None  # pixels; default: the model's sample_size
-    validation: str | None = None
-    output_layout: str = "diffusers"
-    codes: str = "learned"  # or "patches"
-    encoder_every: int = 1  # with patches: steps between two of the encoder's
-    continuous_steps: int = 0  # steps before there is a codebook; only from scratch
-    squared_weight: float = 2.0
-    commitment: float = 0.25
-    codebook_rate: float = 1.0  # learning rate of the codebook, as a share of the rest's
-    revive_every: int = 50  # steps between two looks for dead codes; 0: never
-    revive_until: float = 0.8  # share of the run after which codes are left alone
-    adversarial_weight: float = 0.0
-    adversarial_start: int = 1000
-    reading: Mapping[str, Any] = field(default_factory=dict)  # keywords of `open_examples` for both tables
-    loop: LoopOptions = field(default_factory=LoopOptions)
-
-
-    def __post_init__(self) -> None:
-        if self.encoder_every < 1 or self.revive_every < 0 or self.continuous_steps < 0:
-            raise RequestError("Steps cannot be counted so: --encoder-every is at least 1, --revive-every and "
-                               "--continuous-steps are at least 0.")
+from .writing import write_first_stage
 
 
 class FirstStage(nn.Module):
@@ -152,11 +123,6 @@ def _new_vqgan(place: Path) -> VQModel:
 
 def train_vqgan(options: VqganOptions) -> dict[str, float]:
     """Run the recipe; the last validation's (else training's) values."""
-    require_layout(options.output_layout)
-    options.loop.require_validation(options.validation)
-    if options.adversarial_weight > 0 and options.loop.precision == "fp16":
-        raise RequestError("--adversarial-weight cannot be trained in fp16, where both networks would share one scale; "
-                           "take --precision bf16 or no.")
     examples = open_examples(options.data, **options.reading)
     loop = Loop(options.loop, Path(options.output), len(examples))
     loop.agree(options)

@@ -8,7 +8,6 @@ from typing import Any
 
 from danqing_pack import pickles
 from danqing_pack.conversion import convert
-from danqing_pack.errors import RequestError
 from danqing_pack.families.autoencoders import autoencoder_table, sizes_from_config
 from danqing_pack.families.bert_tokenizers import tokenizer_component
 from danqing_pack.json_files import as_json
@@ -20,16 +19,10 @@ from diffusers.models.autoencoders.vq_model import VQModel
 
 from danqing.progress import library_bars
 
+from .options import require_layout
 from .patches import PatchCodes
 
-LAYOUTS = ("diffusers", "easynlp")
 FIRST_STAGE_FILE = "vqgan.bin"
-
-
-def require_layout(layout: str) -> None:
-    """RequestError unless training can write `layout`."""
-    if layout not in LAYOUTS:
-        raise RequestError(f"Training writes the layouts {' and '.join(LAYOUTS)}, not {layout!r}.")
 
 
 def write_first_stage(
