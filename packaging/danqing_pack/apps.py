@@ -21,6 +21,7 @@ from . import cards, front_matter, manifests
 from .card_code import Place
 from .detection import Opened, opened
 from .errors import RequestError
+from .links import own_file
 from .staging import staged_folder
 
 INSIDE = "model"
@@ -107,10 +108,10 @@ def _name(place: Place, model: Path) -> str:
 
 
 def _bring(found: Opened, target: Path) -> None:
-    """Copy the files of the checkpoint, and its danqing.json."""
+    """Copy the files of the checkpoint, and its danqing.json. UnsafeError: a link that leads out of it."""
     for name in sorted({*found.names, *([manifests.NAME] if (found.folder / manifests.NAME).is_file() else [])}):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found.folder / name, target / name)
+        shutil.copyfile(own_file(found.folder, name), target / name)
 
 
 def _about(found: Opened, words: str, title: str) -> _Model:

@@ -50,6 +50,24 @@ def commit(hub: Hub, repository: Repository, branch: str, upload: Upload, base: 
     raise lost if status is not None and status < 500 else unknown
 
 
+def refuse_branch(hub: Hub, repository: Repository, branch: str, there: bool) -> None:
+    """RequestError: a branch that is not there, on a hub whose client cannot make one."""
+    if not there and not hub.makes_branches:
+        raise RequestError(f"{repository} has no branch {branch}, and {hub.title}'s client cannot make the branch {branch}: make "
+                           "it on the site, or leave --revision away and name what you push with --tag.")
+
+
+def lacking_token(hub: Hub) -> str:
+    """Why nothing can be changed on the hub, as the end of a sentence; nothing where there is a token."""
+    return "" if any(hub.secrets()) else f"{hub.title} needs a token for it, and there is none; {hub.remedies['token']}"
+
+
+def refuse_without_token(hub: Hub, what: str) -> None:
+    """HubError: there is no token; ``what`` begins the sentence."""
+    if lack := lacking_token(hub):
+        raise HubError(f"{what}: {lack}.")
+
+
 def tag_is_missing(hub: Hub, repository: Repository, tag: str | None, found: Revisions | None, base: Listing,
                    changes: bool) -> bool:
     """Whether ``tag`` is to be made when the change is there.

@@ -124,6 +124,10 @@ class Hub(Protocol):
         """Whether a commit is refused where its branch has moved on since ``parent``."""
 
     @property
+    def makes_branches(self) -> bool:
+        """Whether the client can make a branch."""
+
+    @property
     def remedies(self) -> Mapping[str, str]:
         """What to do about a missing ``token``, and how far an interrupted download can ``resume``; words for a sentence."""
 
@@ -149,7 +153,7 @@ class Hub(Protocol):
         """Whether everybody sees a repository that exists."""
 
     def create_branch(self, repository: str, name: str) -> None:
-        """Make a branch where the default one stands."""
+        """Make a branch where the default one stands; asked only of a hub that ``makes_branches``."""
 
     def list(self, repository: str, revision: str | None) -> Listing:
         """Every file of a branch, a tag or a commit, with digests."""

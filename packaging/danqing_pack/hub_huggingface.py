@@ -30,6 +30,7 @@ class HuggingFace:
     files_per_commit = None
     verifies = False
     guards = True
+    makes_branches = True
     remedies: Mapping[str, str] = {
         "token": "set HF_TOKEN, or run `hf auth login`", "resume": "a file that was under way begins anew"}
 

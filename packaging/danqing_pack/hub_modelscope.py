@@ -37,6 +37,7 @@ class ModelScope:
     largest_file = 50 * 10**9
     verifies = True
     guards = False
+    makes_branches = False
     remedies: Mapping[str, str] = {
         "token": "set MODELSCOPE_API_TOKEN, or run `modelscope login`",
         "resume": "a file that was under way goes on where it stopped"}
@@ -87,10 +88,7 @@ class ModelScope:
         return getattr(found, "private", None) is False or getattr(visible, "name", visible) in ("PUBLIC", "public", 5)
 
     def create_branch(self, repository: str, name: str) -> None:
-        from .errors import RequestError
-
-        raise RequestError(f"ModelScope's client cannot make the branch {name}: make it on the site, or leave --revision "
-                           "away and name what you push with --tag.")
+        raise NotImplementedError("ModelScope's client cannot make branches.")
 
     def list(self, repository: str, revision: str | None) -> Listing:
         commit = revision or self.branch

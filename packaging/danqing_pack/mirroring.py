@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import manifests
-from .committing import KEPT, commit, differing, set_tag, tag_is_missing
+from .committing import KEPT, commit, differing, refuse_branch, refuse_without_token, set_tag, tag_is_missing
 from .conversion import configuration, convert
 from .errors import CardError, HubError, RequestError, UnsafeError, listing
 from .hub import Hub, Listing, Outgoing, Remote, Repository, Revisions, Upload, check_revision, git_digest, unsafe_names
@@ -19,7 +19,7 @@ from .layouts import LAYOUTS
 from .layouts.layout import relative_files
 from .outgoing import CARD, CARDS, CONFIGURATION, beside
 from .pulling import pull
-from .pushing import Push, listed, listed_there, push, refuse_public
+from .pushing import Push, listed, listed_there, previewed, push, refuse_public
 from .tensors import sha256_of
 
 MARKS = {"model_index.json": "text-to-image-synthesis", "pytorch_model.bin": "text-to-image-synthesis",
@@ -101,6 +101,8 @@ class _Mirror:
                               "do not use it.")
         found = self._revisions()
         there = self._there(found) if found else Listing("", {})
+        is_there = self.branch == self.to.branch or found is not None and self.branch in found.branches
+        refuse_branch(self.to, self.goal, self.branch, is_there)
         refuse_public(self.to, self.goal, self.private and found is not None)
         small = self._small(source)
         passing = [file for name, file in source.files.items()
@@ -109,7 +111,9 @@ class _Mirror:
         plan = self._plan(source, passing, small, todo, there)
         untagged = tag_is_missing(self.to, self.goal, self.tag, found, there, changes=bool(plan.changed or plan.removed))
         if dry_run:
-            return replace(plan, dry_run=True)
+            return previewed(self.to, plan)
+        if plan.changed or plan.removed or untagged:
+            refuse_without_token(self.to, self.what)
         if plan.changed or plan.removed:
             plan = self._move(plan, source, small, todo, there, found is not None)
         if self.tag and untagged:

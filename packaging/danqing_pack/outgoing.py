@@ -16,6 +16,7 @@ from .errors import CardError, FormatError, RequestError, listing
 from .family import Family
 from .hub import Outgoing, Repository, unsafe_names
 from .layouts.layout import relative_files
+from .links import own_file
 from .tensors import sha256_of
 from .wildcards import chosen
 
@@ -59,12 +60,16 @@ class Selection:
         return replace(self, files=tuple(file if each.name == file.name else each for each in self.files))
 
 
-def new_card(folder: Path, repository: Repository) -> tuple[Outgoing, tuple[str, ...]]:
-    """Write the card that is missing into the folder; what goes to the hub, and what a user should read."""
+def new_card(folder: Path, repository: Repository, called: str | None = None) -> tuple[Outgoing, tuple[str, ...]]:
+    """Write the card that is missing into the folder; what goes to the hub, and what a user should read.
+
+    ``called`` are words for a folder that goes away afterwards.
+    """
     from .cards import write_card
 
     written = write_card(folder, repository=f"{repository.hub}:{repository.name}")
-    return card_file(folder / CARD, repository), (f"Wrote {written.path}.", *written.notes)
+    line = f"Wrote a {CARD} for {called}." if called else f"Wrote {written.path}."
+    return card_file(folder / CARD, repository), (line, *written.notes)
 
 
 def select(folder: Path, repository: Repository, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Selection:
@@ -75,7 +80,7 @@ def select(folder: Path, repository: Repository, include: Sequence[str] = (), ex
 
     Raises:
         FormatError: ``danqing check`` finds problems. CardError: no hub would take the card.
-        RequestError: no file is left, or a name that a hub does not keep.
+        RequestError: no file is left, or a name that a hub does not keep. UnsafeError: a link that leads out of the folder.
     """
     if not folder.is_dir():
         raise RequestError(f"{folder} is no folder: name the folder of a checkpoint; `danqing unpack` makes one of a bundle.")
@@ -85,6 +90,8 @@ def select(folder: Path, repository: Repository, include: Sequence[str] = (), ex
     _refuse_names(wanted, folder)
     if not wanted:
         raise RequestError(f"No file of {folder} is left to push: loosen --include or --exclude.")
+    for name in wanted:
+        own_file(folder, name)
     # The check has compared the files of a checkpoint with these, and nobody those of an addition.
     digests: Mapping[str, str] = manifests.read(folder).get("files", {}) if family else {}
     with ThreadPoolExecutor(2) as pool:

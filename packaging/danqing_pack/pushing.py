@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import manifests
-from .committing import KEPT, commit, differing, set_tag, tag_is_missing
+from .committing import (
+    KEPT,
+    commit,
+    differing,
+    lacking_token,
+    refuse_branch,
+    refuse_without_token,
+    set_tag,
+    tag_is_missing,
+)
 from .errors import FormatError, HubError, RequestError, listing
 from .hub import Hub, Listing, Outgoing, Repository, Revisions, check_revision
 from .hub_errors import reach
@@ -72,13 +81,13 @@ class _Remote:
 def push(
     folder: str | Path, target: str, *, revision: str | None = None, tag: str | None = None,
     include: Sequence[str] = (), exclude: Sequence[str] = (), message: str | None = None, private: bool = False,
-    dry_run: bool = False, card: bool = True, say: Callable[[str], None] = lambda line: None,
+    dry_run: bool = False, card: bool = True, called: str | None = None, say: Callable[[str], None] = lambda line: None,
 ) -> Push:
     """Send the checkpoint in ``folder`` to ``target`` (``hf:org/name`` or ``ms:org/name``) in one commit.
 
     Only files that the hub holds otherwise or not at all travel; files of an earlier push that are no longer here are
     taken away in the same commit. ``include`` and ``exclude`` are wildcards over relative names. ``say`` gets a line
-    when the sending begins.
+    when the sending begins. ``called`` are words for a folder that goes away afterwards, whose path would tell nobody anything.
 
     Raises:
         FormatError, CardError: the folder, its card or its configuration would not work on a hub; nothing was sent.
@@ -95,6 +104,7 @@ def push(
     selection = select(folder, repository, include, exclude)
     selection = selection if card else selection.without(CARD)
     remote = _look(hub, repository, branch)
+    refuse_branch(hub, repository, branch, remote.branch)
     refuse_public(hub, repository, private and remote.revisions is not None)
     selection = with_true_manifest(selection, folder, remote.listing)
     earlier = listed_there(hub, repository, remote.listing)
@@ -102,10 +112,12 @@ def push(
     plan = _plan(hub, repository, selection, remote, tag, None if partial else earlier)
     refuse_mixture(repository, selection, folder, remote.listing, plan.removed, earlier)
     untagged = _refuse(hub, plan, remote)
+    if not dry_run and (plan.changed or plan.removed or untagged):
+        refuse_without_token(hub, f"{repository} was not pushed")
     if card:
-        plan = _with_card(plan, selection, folder, remote.listing, dry_run)
+        plan = _with_card(plan, selection, folder, called, remote.listing, dry_run)
     if dry_run:
-        return replace(plan, dry_run=True)
+        return previewed(hub, plan)
     if plan.changed or plan.removed:
         say(f"Sending {len(plan.changed)} files, {plan.travels / 1e6:,.1f} MB, to {repository}")
         plan = replace(plan, commit=_send(hub, plan, remote, branch, private, message or selection.message))
@@ -142,18 +154,25 @@ def listed(hub: Hub, what: str, repository: Repository, branch: str, found: Revi
     return reach(hub, what, lambda: hub.list(repository.name, found.branches[branch] or branch))
 
 
-def _with_card(plan: Push, selection: Selection, folder: Path, there: Listing, dry_run: bool) -> Push:
+def previewed(hub: Hub, plan: Push) -> Push:
+    """The plan as a dry run shows it."""
+    lack = lacking_token(hub)
+    return replace(plan, dry_run=True, notes=(*plan.notes, f"Nothing can be pushed yet: {lack}.") if lack else plan.notes)
+
+
+def _with_card(plan: Push, selection: Selection, folder: Path, called: str | None, there: Listing, dry_run: bool) -> Push:
     """The plan with its card: the folder's own, the one that stands on the hub, or a new one."""
+    name = called or folder
     if selection.has(CARD) or not selection.takes(CARD):
         return plan
     if CARD in there.files and _pushed_before(there):
-        note = f"Kept the {CARD} that stands on the hub, since {folder} has none."
+        note = f"Kept the {CARD} that stands on the hub, since {name} has none."
     elif not selection.family:
-        note = f"No {CARD} goes along, since {folder} has none and is no whole model; one written by hand goes with it."
+        note = f"No {CARD} goes along, since {name} has none and is no whole model; one written by hand goes with it."
     elif dry_run:
-        note = f"A {CARD} would be written, since {folder} has none (--no-card leaves it out)."
+        note = f"A {CARD} would be written, since {name} has none (--no-card leaves it out)."
     else:
-        card, notes = new_card(folder, plan.repository)
+        card, notes = new_card(folder, plan.repository, called)
         changed = (*plan.changed, card) if not card.is_at(there.files.get(CARD)) else plan.changed
         return replace(plan, files=_sorted((*plan.files, card)), changed=_sorted(changed), notes=(*plan.notes, *notes))
     return replace(plan, notes=(note, *plan.notes))

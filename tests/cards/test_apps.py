@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from danqing_pack import apps, check, front_matter
-from danqing_pack.errors import FormatError, RequestError
+from danqing_pack.errors import FormatError, RequestError, UnsafeError
 
 STAND_IN = '''
 """As much of gradio as the app needs: widgets that remember what they were made with."""
@@ -77,6 +77,15 @@ def test_a_space_brings_its_model_along(painter: Path, tmp_path: Path) -> None:
     assert str(found["sdk_version"]) == apps.GRADIO and found["title"] == "painter"
     assert (tmp_path / "space" / "requirements.txt").read_text().startswith("danqing")
     assert "Space" in done.describe()
+
+
+def test_an_app_brings_no_file_from_elsewhere(painter: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes((painter / "tokenizer" / "vocab.txt").read_bytes())
+    (painter / "tokenizer" / "vocab.txt").unlink()
+    (painter / "tokenizer" / "vocab.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(UnsafeError, match="leads out of the checkpoint"):
+        apps.write_app("hf-space", painter, tmp_path / "space")
+    assert not (tmp_path / "space").exists()
 
 
 def test_a_studio_fetches_its_model(painter: Path, tmp_path: Path) -> None:

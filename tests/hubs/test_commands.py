@@ -38,6 +38,22 @@ def test_a_variant_with_code_is_sent_and_the_folder_stays(
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 
+def test_the_card_of_a_variant_is_told_without_its_scratch_place(
+    double: Any, hub: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", str(model), f"{hub}:{NAME}", "--self-contained", "--dry-run"]) == 0
+    assert "since the self-contained variant has none" in capsys.readouterr().err
+    assert main(["push", str(model), f"{hub}:{NAME}", "--self-contained"]) == 0
+    said = capsys.readouterr().err
+    assert "Wrote a README.md for the self-contained variant." in said and "danqing-" not in said
+    assert "self-contained variant of the checkpoint" in double.content(hub, NAME)["README.md"].decode()
+    (tmp_path / "secret").write_bytes((model / "tokenizer" / "vocab.txt").read_bytes())
+    (model / "tokenizer" / "vocab.txt").unlink()
+    (model / "tokenizer" / "vocab.txt").symlink_to(tmp_path / "secret")
+    assert main(["push", str(model), f"{hub}:org/other", "--self-contained"]) == 1
+    assert "leads out of the checkpoint" in capsys.readouterr().err and (hub, "org/other") not in double.repos
+
+
 def test_the_variant_with_code_takes_the_place_of_the_plain_one(
     double: Any, hub: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

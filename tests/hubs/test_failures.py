@@ -120,9 +120,26 @@ def test_a_wrong_token(double: Double, hub: str, model: Path, tmp_path: Path, mo
 def test_no_token(double: Double, hub: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.delenv("MODELSCOPE_API_TOKEN")
-    with pytest.raises(HubError, match="set (HF_TOKEN|MODELSCOPE_API_TOKEN)"):
-        push(model, f"{hub}:{NAME}")
-    assert double.received == 0
+    said: list[str] = []
+    (model / "README.md").unlink()
+    with pytest.raises(HubError, match="needs a token for it, and there is none; set (HF_TOKEN|MODELSCOPE_API_TOKEN)"):
+        push(model, f"{hub}:{NAME}", say=said.append)
+    assert double.received == 0 and not said and not (model / "README.md").exists()
+    [note] = [note for note in push(model, f"{hub}:{NAME}", dry_run=True).notes if "a token" in note]
+    assert note.startswith("Nothing can be pushed yet: ")
+
+
+def test_no_token_to_mirror_with(double: Double, hub: str, painter_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from danqing_pack.mirroring import mirror
+
+    double.fill(hub, NAME, painter_folder)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("MODELSCOPE_API_TOKEN")
+    other, said = {"hf": "ms", "ms": "hf"}[hub], []
+    with pytest.raises(HubError, match="was not mirrored.*needs a token for it"):
+        mirror(f"{hub}:{NAME}", f"{other}:{NAME}", say=said.append)
+    assert not said and (other, NAME) not in double.repos
+    assert any("needs a token" in note for note in mirror(f"{hub}:{NAME}", f"{other}:{NAME}", dry_run=True).notes)
 
 
 def test_nothing_there(double: Double, hub: str, painter_folder: Path, tmp_path: Path) -> None:

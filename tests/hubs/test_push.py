@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from danqing_pack import manifests
-from danqing_pack.errors import FormatError, HubError, RequestError
+from danqing_pack.errors import FormatError, HubError, RequestError, UnsafeError
 from danqing_pack.pushing import push
 
 NAME = "org/painter"
@@ -125,8 +125,45 @@ def test_private_and_revision(double: Double, model: Path) -> None:
     assert "model_index.json" in double.content("hf", NAME, "v2")
     push(model, f"ms:{NAME}", private=True)
     assert double.repo("ms", NAME).private
+    said: list[str] = []
+    for target, dry_run in ((NAME, False), (NAME, True), ("org/new", False)):
+        with pytest.raises(RequestError, match="cannot make the branch dev"):
+            push(model, f"ms:{target}@dev", dry_run=dry_run, say=said.append)
+    assert not said and ("ms", "org/new") not in double.repos
+
+
+def test_a_mirror_makes_no_repository_for_a_branch_that_cannot_be(double: Double, model: Path) -> None:
+    from danqing_pack.mirroring import mirror
+
+    double.fill("hf", NAME, model)
     with pytest.raises(RequestError, match="cannot make the branch dev"):
-        push(model, f"ms:{NAME}@dev")
+        mirror(f"hf:{NAME}", "ms:org/new@dev")
+    assert ("ms", "org/new") not in double.repos
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "train_config.json", "sample.png"])
+def test_a_link_out_of_the_folder_is_not_followed(double: Double, hub: str, painter_copy: Path, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((painter_copy / name).read_bytes() if (painter_copy / name).is_file() else b"{}")
+    (painter_copy / name).unlink(missing_ok=True)
+    (painter_copy / name).symlink_to(secret)
+    with pytest.raises(UnsafeError, match=f"{name} is a link that leads out of the checkpoint"):
+        push(painter_copy, f"{hub}:{NAME}")
+    assert double.received == 0
+
+
+def test_links_inside_and_into_the_cache_are_followed(double: Double, hub: str, painter_copy: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "abc", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in painter_copy.iterdir():
+        (blobs / f"of-{path.name}").write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/of-{path.name}")
+    (painter_copy / "vocab.txt").rename(painter_copy / "words")
+    (painter_copy / "vocab.txt").symlink_to("words")
+    for number, folder in enumerate((snapshot, painter_copy)):
+        push(folder, f"{hub}:{NAME}{number}", card=False)
+        assert double.content(hub, f"{NAME}{number}")["vocab.txt"] == (painter_copy / "words").read_bytes()
 
 
 def test_a_tag_that_names_something_else(double: Double, hub: str, model: Path) -> None:

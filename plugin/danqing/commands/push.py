@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         include = args.include or ["*"] * args.self_contained   # the code lies beside the checkpoint
         done = push(folder, args.target, revision=args.revision, tag=args.tag, include=include,
                     exclude=args.exclude, message=args.message, private=args.private, dry_run=args.dry_run,
-                    card=not args.no_card, say=say)
+                    card=not args.no_card, called="the self-contained variant" if args.self_contained else None, say=say)
     if args.dry_run:
         changed = {file.name for file in done.changed}
         for file in done.files:
@@ -64,8 +64,13 @@ def _variant(folder: Path, self_contained: bool) -> Iterator[Path]:
     if not self_contained:
         yield folder
         return
+    from danqing_pack.layouts.layout import relative_files
+    from danqing_pack.links import own_file
+
     from danqing.publishing.self_contained import write_self_contained
 
+    for name in relative_files(folder):         # the variant holds copies, which are links no more
+        own_file(folder, name)
     with tempfile.TemporaryDirectory(prefix="danqing-") as scratch:
         variant = Path(scratch) / folder.resolve().name
         write_self_contained(folder, variant)
