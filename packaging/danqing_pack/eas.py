@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from . import archives, manifests
 from .archives import Progress
 from .errors import FormatError, RequestError, UnsafeError, listing
+from .links import own_file
 from .staging import scratch_folder, staged_file, staged_folder
 
 if TYPE_CHECKING:
@@ -147,20 +148,7 @@ def _files(found: Opened, text_length: int | None) -> dict[str, Path]:
             raise UnsafeError(f"{path} is a link to a folder, and a bundle holds no links: copy the folder here.",
                               path=path)
     names = [name for name in found.names if name != manifests.NAME]
-    return {name: _plain(found.folder, name) for name in names}
-
-
-def _plain(folder: Path, name: str) -> Path:
-    """The file itself, behind a link that stays inside the checkpoint or leads to the blobs of its hub cache.
-
-    A checkpoint from a stranger may hold a link to anything on this machine; that would then be packed and published.
-    """
-    path, home = (folder / name).resolve(), folder.resolve()
-    blobs = [place.parent / "blobs" for place in (home, *home.parents) if place.name == "snapshots"]
-    if not any(path.is_relative_to(place) for place in (home, *blobs)):
-        raise UnsafeError(f"{folder / name} is a link that leads out of the checkpoint, to {path}: copy the file here.",
-                          path=folder / name)
-    return path
+    return {name: own_file(found.folder, name) for name in names}
 
 
 def _describing(found: Opened, text_length: int | None) -> Callable[[dict[str, str]], tuple[str, bytes]]:
