@@ -95,3 +95,16 @@ def test_offline(place: Any, model: Path, tmp_path: Path) -> None:
         done = place.danqing(*words, check=False, HF_HUB_OFFLINE="1")
         assert done.returncode == 1 and "HF_HUB_OFFLINE=1 forbids the network" in done.stderr
     assert place.double.requests == []
+
+
+@pytest.mark.parametrize("page", ["hubs.md", "hubs.zh.md"])
+def test_every_option_of_push_is_in_the_docs(page: str) -> None:
+    import argparse
+
+    from danqing.commands import push
+
+    parser = argparse.ArgumentParser(add_help=False)
+    push.add_arguments(parser)
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    options = [word for action in parser._actions for word in action.option_strings]
+    assert len(options) > 5 and [word for word in options if f"`{word}" not in text] == []
