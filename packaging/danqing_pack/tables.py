@@ -23,6 +23,9 @@ ROW_LIMIT = 1 << 30
 """The longest row that is read, in bytes: a guard against files without line ends."""
 
 TAB = b"\t"
+_CARRIAGE_RETURNS = "; it holds carriage returns that end no row here: write LF or CRLF"
+_SHORT = 48
+"""Fewer characters of base64 hold no image."""
 _BLANK = (b"\n", b"\r\n")
 _TYPES = ("str", "int", "float")
 _CODECS = ("utf-8", "gbk", "gb2312", "gb18030", "big5", "cp950", "ascii", "iso8859-1", "cp1252")
@@ -120,7 +123,7 @@ class Table:
             cells.append(raw[start:end])
             start = end + 1
         if len(cells) < wanted or (self.strict and end != last):
-            hint = "; it holds carriage returns that end no row here: write LF or CRLF" if b"\r" in raw[:last] else ""
+            hint = _CARRIAGE_RETURNS if b"\r" in raw[:last] else ""
             raise self.problem(line, f"{raw.count(TAB) + 1} cells, where the schema names {wanted} "
                                      f"({', '.join(self.schema.names)}){hint}")
         return cells
@@ -149,6 +152,10 @@ class Table:
             return decode(cell)
         except NotAnImage as error:
             header = line.number == 1 and cell.strip().decode("latin-1") in self.schema.names
+            two = self._guessed and len(self.schema.names) == 2     # most likely an idx and a text
+            if two and not header and cell and (len(cell) < _SHORT or not cell.isascii()):
+                raise self.problem(line, f"the table seems to have no image column (without --input-schema a row is "
+                                         f"({', '.join(self.schema.names)}) here)") from None
             hint = "; it looks like a header: --skip-first-line" if header else \
                 f"; without --input-schema a row is ({', '.join(self.schema.names)}) here" if self._guessed else ""
             raise self.problem(line, f"{error}{hint}") from None
@@ -167,8 +174,10 @@ class Table:
             return Schema(("idx", "text", "imgbase64"))
         if cells == 2:
             return Schema(("text", "imgbase64"))
-        raise FormatError(f"Line {first.number} of {self.path} has {cells} cells; without --input-schema a row is "
-                          "(idx, text, imgbase64) or (text, imgbase64), separated by tabs.", line=first.number)
+        if b"\r" in first.raw.rstrip(b"\r\n"):
+            raise self.problem(first, f"{cells} cells{_CARRIAGE_RETURNS}")
+        raise FormatError(f"Line {first.number} of {self.path} has {cells} cell{'s' * (cells != 1)}; without "
+                          "--input-schema a row is (idx, text, imgbase64) or (text, imgbase64), separated by tabs.", line=first.number)
 
 
 def _codec(name: str) -> str:

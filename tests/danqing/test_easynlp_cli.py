@@ -118,6 +118,18 @@ def test_parameters_that_are_refused(text: str, sentence: str) -> None:
         parse_parameters(text, KNOWN)
 
 
+@pytest.mark.parametrize("mode, does", [("train", "trains"), ("predict", "draws"), ("evaluate", "evaluates")])
+def test_a_missing_gpu_is_told(mode: str, does: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from danqing.easynlp_cli.machines import tell_missing_gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    tell_missing_gpu(parse([f"--mode={mode}"]))
+    assert not capsys.readouterr().err
+    tell_missing_gpu(parse([f"--mode={mode}", "--worker_gpu=1"]))
+    assert capsys.readouterr().err == f"danqing: there is no GPU here; the CPU {does}.\n"
+
+
 # ---- predicting, with a family that draws letters
 
 class Letters:
@@ -492,6 +504,11 @@ def test_fine_tune_evaluate_predict(
 
     assert cli.main(train_words(golden, target, parameters)) == 1
     assert "replace it with --force" in capsys.readouterr().err
+    again = train_words(golden, target, parameters, "--resume", tables=f"{table},{table}")
+    assert cli.main([*again, "--learning_rate=0.5", "--micro_batch_size=1", "--epoch_num=4"]) == 1
+    assert "begun with another batch size, learning rate, warmup and number of steps:" in capsys.readouterr().err
+    assert cli.main(again) == 0
+    assert "already has all of its 2 steps: nothing is left to train." in capsys.readouterr().out
     first = losses(target, "train")
     assert cli.main(train_words(golden, target, parameters, "--force", "--epoch_num=0.5", "--warmup_proportion=0")) == 0
     assert len(first) == 2 and len(losses(target, "train")) == 1
@@ -515,6 +532,7 @@ def test_training_from_scratch_reads_the_originals_vqgan_file(
     assert "vocab_path is missing" in capsys.readouterr().err
     parameters += f" vocab_path={painter_checkpoint}/vocab.txt"
     assert cli.main(train_words(golden, tmp_path / "new", parameters)) == 0
+    assert cli.main(train_words(golden, tmp_path / "new", parameters, "--resume")) == 0     # what it converts is the same again
     written = pickles.load(tmp_path / "new/pytorch_model.bin")
     assert written["transformer.tok_emb.weight"].shape == (922, 16)
     assert all((written[f"first_stage_model.{name}"].array() == value.array()).all()

@@ -24,6 +24,7 @@ def test_what_needs_no_torch(golden: Path, painter_checkpoint: Path, tmp_path: P
     rows, latent = golden / "easynlp/tsv/train.tsv", golden / "easynlp/latent_diffusion_tiny/checkpoint"
     (tmp_path / "old/checkpoints/step-00000001").mkdir(parents=True)
     (tmp_path / "there.tsv").write_text("1\ta\n")
+    (tmp_path / "header.tsv").write_text("idx\ttext\timgbase64\n1\ta\tb\n")
     (tmp_path / "model.json").write_text("{}")
     (tmp_path / "vocab.txt").write_text("a\n")
     train = ["train", "painter", f"--data={rows}", f"--model={painter_checkpoint}", f"--output={tmp_path}/out"]
@@ -34,7 +35,7 @@ def test_what_needs_no_torch(golden: Path, painter_checkpoint: Path, tmp_path: P
             f"--checkpoint_dir={painter_checkpoint}"]
     cases = [
         ([*train, "--data=none.tsv"], "There is no table none.tsv."),
-        ([*train, f"--data={tmp_path}/vocab.txt"], "has 1 cells"),
+        ([*train, f"--data={tmp_path}/vocab.txt"], "has 1 cell;"),
         ([*train, f"--model={tmp_path}/none"], "There is nothing at"),
         ([*train, f"--model={latent}"], "is no painter"),
         (["train", "latent", *train[2:]], "is no latent diffusion of EasyNLP"),
@@ -56,6 +57,10 @@ def test_what_needs_no_torch(golden: Path, painter_checkpoint: Path, tmp_path: P
         ([*draw, f"--outputs={tmp_path}/there.tsv"], "there.tsv exists: name another output"),
         ([*draw, "--app_name=latent_diffusion", f"--checkpoint_dir={latent}", "--user_defined_parameters=H=63"],
          "H 63 is no multiple of 8"),
+        ([*draw, "--app_name=latent_diffusion", "--user_defined_parameters=max_generated_num=2"],
+         "'max_generated_num' belongs to --app_name=text2image_generation; the key here is 'n_samples'."),
+        ([*draw, "--user_defined_parameters=scale=2"], "'scale' belongs to --app_name=latent_diffusion."),
+        ([*easy, f"--tables={tmp_path}/header.tsv", from_painter], "it looks like a header: --skip_first_line."),
         ([*easy, "--mode=evaluate", f"--checkpoint_dir={latent}"], "is no painter"),
     ]
     done = subprocess.run([sys.executable, "-c", SCRIPT], input=json.dumps([line for line, _ in cases]), cwd=tmp_path,
@@ -63,4 +68,4 @@ def test_what_needs_no_torch(golden: Path, painter_checkpoint: Path, tmp_path: P
     before = sorted(path.name for path in tmp_path.iterdir())
     for (line, sentence), (code, said, heavy) in zip(cases, json.loads(done.stdout), strict=True):
         assert (code, heavy) == (1, []) and sentence in said, (line, said)
-    assert before == ["model.json", "old", "there.tsv", "vocab.txt"]
+    assert before == ["header.tsv", "model.json", "old", "there.tsv", "vocab.txt"]

@@ -111,7 +111,7 @@ def test_a_run_goes_on_in_the_middle_of_a_text(checkpoint: Path, work: Path, cap
 @pytest.mark.parametrize("parameters, sentence", [
     ("n_samples=0", "n_samples is at least 1, not 0"), ("ddim_eta=0.5", "only 0 can be sampled"),
     ("n_sample=2", "no 'n_sample'; the nearest is 'n_samples'"), ("do_sr=perhaps", "do_sr is True or False"),
-    ("H=60", "no multiple of 8"), ("max_generated_num=2", "no 'max_generated_num'"),
+    ("H=60", "no multiple of 8"), ("max_generated_num=2", "the key here is 'n_samples'"),
 ])
 def test_what_cannot_be_drawn(parameters: str, sentence: str, checkpoint: Path, work: Path,
                               capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,12 @@ from danqing_pack.errors import RequestError
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "none", "")
 
 
-def parse_parameters(text: str, known: Mapping[str, type]) -> dict[str, Any]:
-    """The values by key, as int, float, bool or str. Raises RequestError."""
+SAME = {"max_generated_num": "n_samples", "n_samples": "max_generated_num"}
+"""What one app calls by another name: how many images of a text."""
+
+
+def parse_parameters(text: str, known: Mapping[str, type], others: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The values by key, as int, float, bool or str. `others`: keys of other apps, and their apps. Raises RequestError."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -27,6 +31,9 @@ def parse_parameters(text: str, known: Mapping[str, type]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals:
             raise RequestError(f"--user_defined_parameters: {word!r} has no value; write {word}=VALUE.", key=key)
+        if key not in known and others and key in others:
+            same = f"; the key here is {SAME[key]!r}" if SAME.get(key) in known else ""
+            raise RequestError(f"--user_defined_parameters: {key!r} belongs to --app_name={others[key]}{same}.", key=key)
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
             raise RequestError(f"--user_defined_parameters: there is no {key!r}; the nearest is {nearest[0]!r}.",
