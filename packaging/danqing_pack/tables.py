@@ -177,7 +177,8 @@ class Table:
         if b"\r" in first.raw.rstrip(b"\r\n"):
             raise self.problem(first, f"{cells} cells{_CARRIAGE_RETURNS}")
         raise FormatError(f"Line {first.number} of {self.path} has {cells} cell{'s' * (cells != 1)}; without "
-                          "--input-schema a row is (idx, text, imgbase64) or (text, imgbase64), separated by tabs.", line=first.number)
+                          "--input-schema a row is (idx, text, imgbase64) or (text, imgbase64), separated by tabs.",
+                          line=first.number)
 
 
 def _codec(name: str) -> str:

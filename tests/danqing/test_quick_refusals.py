@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from danqing.commands import train
 
 SCRIPT = """
 import contextlib, io, json, sys
@@ -69,3 +73,16 @@ def test_what_needs_no_torch(golden: Path, painter_checkpoint: Path, tmp_path: P
     for (line, sentence), (code, said, heavy) in zip(cases, json.loads(done.stdout), strict=True):
         assert (code, heavy) == (1, []) and sentence in said, (line, said)
     assert before == ["header.tsv", "model.json", "old", "there.tsv", "vocab.txt"]
+
+
+@pytest.mark.parametrize("recipe", ["painter", "latent", "vqgan"])
+def test_every_option_is_explained_with_its_default(recipe: str) -> None:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    [recipes] = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for action in recipes[recipe]._actions:
+        assert action.help, action.option_strings
+        if not action.required and action.default not in (None, False, [], argparse.SUPPRESS):
+            values = action.default if isinstance(action.default, tuple) else (action.default,)
+            told = action.help.rpartition("default: ")[2].rstrip(")").split()
+            assert [type(value)(word) for value, word in zip(values, told, strict=True)] == list(values), action.option_strings
