@@ -122,7 +122,7 @@ def write(addition: Addition, target: str | Path, to: str, *, dtype: str | None 
     if dry_run:
         planned = {addition.file_name: sum(tensor.nbytes for tensor in tensors.values())}
         return planned | ({} if config is None else {"config.json": len(config)})
-    with staged_folder(target, force=force, sources=[addition.path]) as folder:
+    with staged_folder(target, force=force, sources=[addition.path], marks=[addition.file_name]) as folder:
         write_safetensors(folder / addition.file_name, tensors, {"format": "pt"}, progress=progress)
         if config is not None:
             (folder / "config.json").write_bytes(config)

@@ -19,7 +19,7 @@ from .json_files import as_json
 from .layouts import LAYOUTS, Layout
 from .layouts.layout import Progress
 from .sides import Legacy, Modern
-from .staging import staged_folder
+from .staging import CHECKPOINT, staged_folder
 from .tensors import Tensor, sha256_of
 
 NO_DIGEST = "0" * 64
@@ -87,7 +87,8 @@ def convert(
             planned = contents.sizes()
             planned[manifests.NAME] = len(manifest(dict.fromkeys(planned, NO_DIGEST), dict.fromkeys(found.names, NO_DIGEST)))
             return Conversion(Path(target), found.family.name, to, dict(sorted(planned.items())), notes, dry_run=True)
-        with staged_folder(target, force=force, sources=[source]) as folder, ThreadPoolExecutor(1) as second_core:
+        with (staged_folder(target, force=force, sources=[source], marks=CHECKPOINT) as folder,
+              ThreadPoolExecutor(1) as second_core):
             hashing = {name: second_core.submit(sha256_of, found.folder / name) for name in found.names}
             digests = contents.write(folder, progress)
             (folder / manifests.NAME).write_bytes(manifest(digests, {name: done.result() for name, done in hashing.items()}))

@@ -22,7 +22,7 @@ from . import archives, manifests
 from .archives import Progress
 from .errors import FormatError, RequestError, UnsafeError, listing
 from .links import own_file
-from .staging import scratch_folder, staged_file, staged_folder
+from .staging import CHECKPOINT, scratch_folder, staged_file, staged_folder
 
 if TYPE_CHECKING:
     from .detection import Opened
@@ -105,7 +105,7 @@ def unpack(bundle: str | os.PathLike[str], target: str | os.PathLike[str], force
     a link, a device, too much of anything. RequestError: the target exists or cannot be written.
     """
     bundle = Path(bundle)
-    with staged_folder(target, force, sources=[bundle]) as folder:
+    with staged_folder(target, force, sources=[bundle], marks=CHECKPOINT) as folder:
         digests = archives.unpack_archive(bundle, folder, limit, progress)
         if top := archives.common_folder(digests):
             _lift(folder, top)

@@ -32,7 +32,7 @@ from .keymap import KeyMap
 from .layouts import LAYOUTS
 from .layouts.layout import Progress
 from .sides import Legacy, Modern
-from .staging import staged_folder
+from .staging import CHECKPOINT, staged_folder
 from .tensors import Tensor
 
 SIZES = ("tiny", "full")
@@ -63,7 +63,7 @@ def write(family: str, target: str | Path, size: str = "tiny", *, layout: str | 
         raise RequestError(f"There is no layout {name}; choose one of {listing([each.name for each in LAYOUTS])}.")
     kind = next(each for each in FAMILIES if each.name == family)
     nowhere = Opened(Path(), found, MAKERS[family](size == "full"), kind, ())
-    with staged_folder(target, force=force) as folder:
+    with staged_folder(target, force=force, marks=CHECKPOINT) as folder:
         found.contents(target_form(nowhere, found, Options(), dtype)).write(folder, progress)
     return Path(target)
 

@@ -26,20 +26,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import RequestError
+from .errors import RequestError, listing
 
+CHECKPOINT = ("danqing.json", "model_index.json", "pytorch_model.bin", "model.ckpt", "config.json")
+"""Files one of which every folder of a checkpoint has."""
 _PARTIAL, _ASIDE = ".danqing-partial-", ".danqing-aside-"
 
 
 @contextmanager
 def staged_folder(target: str | os.PathLike[str], force: bool = False,
-                  sources: Iterable[str | os.PathLike[str]] = ()) -> Iterator[Path]:
+                  sources: Iterable[str | os.PathLike[str]] = (), marks: Iterable[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `target` that becomes `target` when the block ends without an exception.
 
     force: replace an existing folder. Refused where it is, or holds, one of `sources`, the working directory or the
-    home directory. Raises RequestError: the target exists, is no folder, cannot be written, or the disk is full.
+    home directory, and where it holds files, but none of `marks` (if any are given): then it is somebody's own.
+    Raises RequestError: the target exists, is no folder, cannot be written, or the disk is full.
     """
-    with _staged(Path(target), force, tuple(map(Path, sources)), folder=True) as staging:
+    with _staged(Path(target), force, tuple(map(Path, sources)), folder=True, marks=tuple(marks)) as staging:
         yield staging
 
 
@@ -69,7 +72,7 @@ def scratch_folder(beside: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def _staged(target: Path, force: bool, sources: tuple[Path, ...], folder: bool) -> Iterator[Path]:
+def _staged(target: Path, force: bool, sources: tuple[Path, ...], folder: bool, marks: tuple[str, ...] = ()) -> Iterator[Path]:
     target = Path(os.path.abspath(target))      # not resolve(): a link as target is refused, not followed
     made: list[Path] = []
     staging: Path | None = None
@@ -77,13 +80,13 @@ def _staged(target: Path, force: bool, sources: tuple[Path, ...], folder: bool) 
         with _sentences(target, all_errors=True):
             _make_parents(target.parent, made)
             _sweep(target)
-            _refuse_target(target, force, sources, folder)
+            _refuse_target(target, force, sources, folder, marks)
             staging, lock = _create(target, folder)
         try:
             with _sentences(target):
                 yield staging
             with _sentences(target, all_errors=True):
-                _refuse_target(target, force, sources, folder)      # another program may have made it meanwhile
+                _refuse_target(target, force, sources, folder, marks)   # another program may have made it meanwhile
                 _put_in_place(staging, target, folder)
             staging, made = None, []
         finally:
@@ -99,7 +102,7 @@ def _staged(target: Path, force: bool, sources: tuple[Path, ...], folder: bool) 
 
 # ---- what may be replaced
 
-def _refuse_target(target: Path, force: bool, sources: tuple[Path, ...], folder: bool) -> None:
+def _refuse_target(target: Path, force: bool, sources: tuple[Path, ...], folder: bool, marks: tuple[str, ...]) -> None:
     wanted = "folder" if folder else "file"
     try:
         mode = os.lstat(target).st_mode
@@ -118,6 +121,10 @@ def _refuse_target(target: Path, force: bool, sources: tuple[Path, ...], folder:
         if _is_or_holds(target, kept):
             raise RequestError(f"{target} cannot be replaced, since {what} {kept} lies there: choose another place for "
                                "the output.", path=target)
+    held = sorted(os.listdir(target)) if folder and marks else []
+    if held and not set(marks) & set(held):
+        raise RequestError(f"{target} is not replaced, since it holds {listing(held, 4)} and none of {listing(marks)}: choose "
+                           "another place, or remove it yourself.", path=target)
 
 
 def _is_or_holds(target: Path, kept: Path) -> bool:

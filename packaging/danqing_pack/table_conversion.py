@@ -64,7 +64,7 @@ def to_folder(table: str | os.PathLike[str], folder: str | os.PathLike[str], sch
     image_at, text_at = columns.index(FILE_NAME), columns.index("text")
     rows = images = total = 0
     bad = _BadRows(on_error, Path(bad_rows or f"{Path(folder)}.bad.tsv"), force, report)
-    with bad, staged_folder(folder, force=force, sources=[table]) as staging, _folder_writer(staging) as write:
+    with bad, staged_folder(folder, force=force, sources=[table], marks=[METADATA]) as staging, _folder_writer(staging) as write:
         with open(staging / METADATA, "wb", buffering=1 << 20) as metadata:
             for line in source.lines():
                 try:

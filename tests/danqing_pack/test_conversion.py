@@ -169,7 +169,10 @@ def test_an_existing_target_is_refused_and_untouched(painter_checkpoint: Path, t
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(RequestError, match="--force"):
         convert(painter_checkpoint, tmp_path / "out", to="diffusers")
+    with pytest.raises(RequestError, match="since it holds mine.txt"):
+        convert(painter_checkpoint, tmp_path / "out", to="diffusers", force=True)
     assert tree(tmp_path) == {"out/mine.txt": b"mine"}
+    (tmp_path / "out" / "danqing.json").write_text("an earlier conversion")
     convert(painter_checkpoint, tmp_path / "out", to="diffusers", force=True)
     assert not (tmp_path / "out" / "mine.txt").exists()
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from danqing_pack import staging
-from danqing_pack.errors import DanqingError
-from danqing_pack.staging import scratch_folder, staged_file, staged_folder
+from danqing_pack.errors import DanqingError, RequestError
+from danqing_pack.staging import CHECKPOINT, scratch_folder, staged_file, staged_folder
 
 
 def hidden(folder: Path) -> list[str]:
@@ -295,3 +295,19 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     finally:
         if mounted:
             subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_force_replaces_a_folder_of_its_own_kind_alone(tmp_path: Path) -> None:
+    mine, empty, old = (tmp_path / name for name in ("mine", "empty", "old"))
+    for folder in (mine, empty, old):
+        folder.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    (old / "danqing.json").write_text("old")
+    with (pytest.raises(RequestError, match="since it holds notes.txt and none of danqing.json, model_index.json"),
+          staged_folder(mine, force=True, marks=CHECKPOINT)):
+        pass
+    assert (mine / "notes.txt").read_text() == "mine"
+    for folder in (empty, old):
+        with staged_folder(folder, force=True, marks=CHECKPOINT) as staging:
+            (staging / "danqing.json").write_text("new")
+        assert (folder / "danqing.json").read_text() == "new"

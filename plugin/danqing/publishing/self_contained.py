@@ -25,7 +25,7 @@ from danqing_pack.json_files import as_json, read_json
 from danqing_pack.layouts.diffusers import INDEX, contents
 from danqing_pack.layouts.layout import write_blob
 from danqing_pack.sides import Modern
-from danqing_pack.staging import staged_folder
+from danqing_pack.staging import CHECKPOINT, staged_folder
 from danqing_pack.tensors import sha256_of
 
 PIPELINE, TRANSFORMER = "pipeline", "painter_transformer"
@@ -53,7 +53,7 @@ def write_self_contained(
                    "--self-contained."), family=found.family.name)
         form = with_code(found.family.to_modern(found.form, options))
         size = dimensions_json(found.family.dimensions(found.form, options))
-        with staged_folder(target, force=force, sources=[source]) as folder:
+        with staged_folder(target, force=force, sources=[source], marks=CHECKPOINT) as folder:
             digests = contents(form).write(folder, progress)
             digests[INDEX] = _name_code(folder)
             sources = {name: sha256_of(found.folder / name) for name in found.names}
