@@ -20,7 +20,7 @@ from danqing.version import __version__
 VERBS = {
     "detect": "say what lies at a path",
     "convert": "write a checkpoint in another layout",
-    "check": "list every problem of a folder or bundle",
+    "check": "list the problems of a folder or bundle",
     "init": "make a folder ready for ModelScope",
     "generate": "draw pictures from prompts",
     "serve": "answer requests over HTTP, as PAI-EAS does",

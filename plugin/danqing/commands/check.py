@@ -1,4 +1,7 @@
-"""List every problem of a folder or a bundle at once. Exit code 1 if there is any."""
+"""List the problems of a folder or a bundle, not the first alone. Exit code 1 if there is any.
+
+What cannot be read at all may hide further ones.
+"""
 
 from __future__ import annotations
 
