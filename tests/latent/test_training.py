@@ -166,7 +166,8 @@ def test_danqing_train_latent(small: Path, table: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize("parameters, sentence", [
     ("size=256", "names no pretrain_model_name_or_path; a latent diffusion is fine-tuned"),
     ("pretrain_model_name_or_path={painter}", "is no latent diffusion of EasyNLP"),
-    ("n_layer=2", "there is no 'n_layer'"),
+    ("n_layer=2", "'n_layer' belongs to --app_name=text2image_generation"),
+    ("colour=2", "there is no 'colour'"),
 ])
 def test_training_that_cannot_be(parameters: str, sentence: str, painter_checkpoint: Path, table: Path, tmp_path: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
