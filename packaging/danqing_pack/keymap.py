@@ -209,3 +209,18 @@ def linear(
 def stack(tables: Iterable[KeyMap]) -> KeyMap:
     """Tables laid one below another."""
     return KeyMap(tuple(row for table in tables for row in table.rows))
+
+
+def shape_of(state: State, name: str, ndim: int, fact: str) -> tuple[int, ...]:
+    """The shape of a tensor that sizes are read from.
+
+    Raises:
+        ConversionError: it is absent, and ``fact`` says what that means, or it has other than ``ndim`` axes.
+    """
+    if name not in state:
+        raise ConversionError(f"The checkpoint has no tensor {name}; {fact}.", missing=[name])
+    shape = tuple(state[name].shape)
+    if len(shape) != ndim:
+        raise ConversionError(f"The tensor {name} has shape {list(shape)}, where {ndim} axes are expected.",
+                              problems=[name])
+    return shape

@@ -19,9 +19,17 @@ DTYPES = {
 def require_words(device: str, dtype: str) -> None:
     """Refuse words for a device and a dtype that mean nothing anywhere, without torch. Raises RequestError."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise RequestError(f"There is no device {device}; name auto, cpu, cuda or cuda:N.")
+        raise _no_device(device)
     if dtype != "auto" and dtype not in DTYPES:
-        raise RequestError(f"There is no dtype {dtype}; name fp32, fp16, bf16 or auto.")
+        raise _no_dtype(dtype)
+
+
+def _no_device(device: object) -> RequestError:
+    return RequestError(f"There is no device {device}; name auto, cpu, cuda or cuda:N.")
+
+
+def _no_dtype(dtype: object) -> RequestError:
+    return RequestError(f"There is no dtype {dtype}; name fp32, fp16, bf16 or auto.")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -40,7 +48,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     try:
         found = torch.device(name)
     except RuntimeError:
-        raise RequestError(f"There is no device {device}; name auto, cpu, cuda or cuda:N.") from None
+        raise _no_device(device) from None
     if found.type == "cuda" and not torch.cuda.is_available():
         raise RequestError("This machine has no CUDA device; leave out --device, or name cpu.")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
@@ -59,6 +67,6 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
             return torch.float32
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     if dtype not in DTYPES:
-        raise RequestError(f"There is no dtype {dtype}; name fp32, fp16, bf16 or auto.")
+        raise _no_dtype(dtype)
     found: torch.dtype = getattr(torch, DTYPES[dtype])
     return found

@@ -66,11 +66,16 @@ def find_checkpoint(name: str | Path, text_length: int | None = None) -> Place:
         return Place(path, found.family.name, frozenset(form.attachments))
 
 
+def nearest_folder(folder: Path) -> Path:
+    """What is there of a folder that is to be made: itself, or the closest of those it lies in."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 def require_writable(folder: Path) -> None:
     """Refuse a place that cannot take files before minutes are spent on making them. Raises RequestError."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = nearest_folder(folder)
     if not place.is_dir():
         raise RequestError(f"{place} is no folder, so nothing can be written there; name another one with -o.")
     if not os.access(place, os.W_OK | os.X_OK):

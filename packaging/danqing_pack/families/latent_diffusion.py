@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConversionError, FormatError, listing
-from ..keymap import KeyMap, State, conv, linear, norm, stack
+from ..keymap import KeyMap, State, conv, linear, norm, shape_of, stack
 from .autoencoders import NORM_GROUPS, AutoencoderDimensions, autoencoder_table
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -174,13 +174,7 @@ def _heads(channels: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, .
 
 
 def _shape(state: State, name: str, ndim: int) -> tuple[int, ...]:
-    if name not in state:
-        raise ConversionError(f"The checkpoint has no tensor {name}; its UNet is not whole.", missing=[name])
-    shape = tuple(state[name].shape)
-    if len(shape) != ndim:
-        raise ConversionError(f"The tensor {name} has shape {list(shape)}, where {ndim} axes are expected.",
-                              problems=[name])
-    return shape
+    return shape_of(state, name, ndim, "its UNet is not whole")
 
 
 def _plain(value: Any) -> Any:

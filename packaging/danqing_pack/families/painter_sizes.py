@@ -14,7 +14,22 @@ import numpy as np
 
 from ..errors import ConversionError, FormatError, RequestError
 from ..family import Form, Options
-from ..keymap import BATCHED, JOINED, JOINED_TRANSPOSED, SAME, TRANSPOSED, KeyMap, State, conv, key, linear, module, norm, stack
+from ..keymap import (
+    BATCHED,
+    JOINED,
+    JOINED_TRANSPOSED,
+    SAME,
+    TRANSPOSED,
+    KeyMap,
+    State,
+    conv,
+    key,
+    linear,
+    module,
+    norm,
+    shape_of,
+    stack,
+)
 from ..sides import Blob, Legacy, Modern, content
 from ..tensors import Tensor
 from .autoencoders import AutoencoderDimensions, autoencoder_table, sizes_from_config, sizes_from_state
@@ -157,13 +172,7 @@ def _modern_dimensions(form: Modern, options: Options) -> PainterDimensions:
 
 
 def _shape(state: State, name: str, ndim: int) -> tuple[int, ...]:
-    if name not in state:
-        raise ConversionError(f"The checkpoint has no tensor {name}; it is not a whole painter.", missing=[name])
-    shape = tuple(state[name].shape)
-    if len(shape) != ndim:
-        raise ConversionError(f"The tensor {name} has shape {list(shape)}, where {ndim} axes are expected.",
-                              problems=[name])
-    return shape
+    return shape_of(state, name, ndim, "it is not a whole painter")
 
 
 def strip(state: State, prefix: str) -> dict[str, Tensor]:

@@ -119,13 +119,12 @@ def refuse_foreign(args: argparse.Namespace) -> None:
 def prepare(pipe: Any, args: argparse.Namespace, prompts: Sequence[str]) -> Call:
     """The pipeline for what was given, with the keywords of its call and what the user should read.
 
-    Raises ``RequestError`` for options that this model does not take, ``FormatError`` for images that cannot be read.
+    What the family does not take has been refused. Raises ``FormatError`` for images that cannot be read.
     """
     from danqing.adapters.prompts import cut_warnings
 
     keywords = {ours: value for name, ours in KEYWORDS.items() if (value := getattr(args, name)) is not None}
     if not hasattr(pipe, "unet"):
-        refuse_foreign(args)
         return Call(pipe, notes=cut_warnings(pipe, prompts))
     from danqing.adapters.variants import variant
 

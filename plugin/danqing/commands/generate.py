@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     require_words(args.device, args.dtype)
     keywords = {name: value for name in KEYWORDS if (value := getattr(args, name)) is not None}
     place = _place(args.model, args.text_length)
-    _require_fitting(place, args, keywords)
+    _require_fitting(place.family, args, keywords)
     if args.upscale and place.family is not None and "upscaler" not in place.attachments:
         raise RequestError(f"{place.path} has no upscaler; leave out --upscale, or name a checkpoint that carries one.")
     from danqing.loading import load
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     from danqing.upscaling import upscaler_of
 
     pipe: Any = load(place.path, device=args.device, dtype=args.dtype, text_length=args.text_length, **loading)
-    _require_fitting(Place(place.path, pipe.danqing_family), args, keywords)
+    _require_fitting(pipe.danqing_family, args, keywords)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     call = options.prepare(pipe, args, args.prompts)
     for note in call.notes:
@@ -82,13 +82,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"Wrote {len(wanted)} picture{'s' if len(wanted) > 1 else ''} to {args.output}: {', '.join(pictures.close())}.")
 
 
-def _require_fitting(place: Place, args: argparse.Namespace, keywords: dict[str, Any]) -> None:
+def _require_fitting(family: str | None, args: argparse.Namespace, keywords: dict[str, Any]) -> None:
     """Refuse options that the family has no place for, as soon as the family is known."""
-    if place.family == "painter":
+    if family == "painter":
         options.refuse_foreign(args)
-    elif keywords and place.family is not None:
+    elif keywords and family is not None:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in keywords)
-        raise RequestError(f"{place.family} takes no {named}, which only painters do; leave it out.")
+        raise RequestError(f"{family} takes no {named}, which only painters do; leave it out.")
 
 
 class Pictures:

@@ -10,7 +10,7 @@ from typing import Any
 from danqing_pack.errors import FormatError, RequestError
 from danqing_pack.examples import require_examples
 
-from danqing.places import find_checkpoint
+from danqing.places import find_checkpoint, nearest_folder
 
 from .journal import writing_into
 from .options import LatentOptions, PainterOptions, VqganOptions
@@ -56,10 +56,8 @@ def require_output(output: Path, resume: bool) -> None:
     """RequestError for a folder that cannot be written, or holds a run that nobody wants to go on with."""
     if not resume and any((output / "checkpoints").glob("step-*")):
         raise RequestError(f"{output} already holds a training run; go on with --resume, or name another folder.")
-    place = output
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    with writing_into(output), tempfile.TemporaryFile(dir=place):      # permissions do not tell of a read-only disk
+    # Permissions do not tell of a read-only disk.
+    with writing_into(output), tempfile.TemporaryFile(dir=nearest_folder(output)):
         pass
 
 
